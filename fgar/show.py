@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from .core import check_choice, check_shape
 from .metrics import group_ids
 
-# %% ../nbs/07_show.ipynb #6bfe3444
+# %% ../nbs/07_show.ipynb #bd196bb6
 COLORS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9']    # Okabe & Ito 2008, without yellow and black
 
 STYLE = {'axes.prop_cycle': matplotlib.cycler(color=COLORS), 'figure.dpi': 90, 'savefig.dpi': 90, 'figure.facecolor': 'white', 'axes.facecolor': 'white', 'savefig.facecolor': 'white',
@@ -33,16 +33,15 @@ STYLE = {'axes.prop_cycle': matplotlib.cycler(color=COLORS), 'figure.dpi': 90, '
 
 @contextmanager
 def style():
-    "A context in which figures get the look of this project: `with style(): plt.subplots()`."
+    "The look of this project: `with style(): …` for a figure of your own, `@style()` for a function that draws."
     before = {k: matplotlib.rcParams[k] for k in STYLE}      # only ours: plt.rc_context would also undo what the notebook's backend sets when it starts
     matplotlib.rcParams.update(STYLE)
     try: yield
     finally: matplotlib.rcParams.update(before)
 
 def _new_axes(ax, width, height, **options):
-    "The axes given, or new ones in our style."
-    if ax is not None: return ax
-    with style(): return plt.subplots(figsize=(width, height), **options)[1]
+    "The axes given, or new ones."
+    return plt.subplots(figsize=(width, height), **options)[1] if ax is None else ax
 
 # %% ../nbs/07_show.ipynb #ea889834
 MEAN, STD = (.485, .456, .406), (.229, .224, .225)     # of ImageNet's RGB in 0…1, as in fgar.data.augment
@@ -62,7 +61,8 @@ def to_frames(
     rgb = clip.float().movedim(-4, -1)*torch.tensor(std) + torch.tensor(mean)
     return (255*rgb).round().clamp(0, 255).byte()
 
-# %% ../nbs/07_show.ipynb #1e83f9fc
+# %% ../nbs/07_show.ipynb #b47af3a0
+@style()
 def strip(
     frames:Tensor,        # (T, H, W, 3) uint8 or (3, T, H, W) float; with a leading axis, one row each
     times=None,           # T numbers in s, or T strings, written below; frame numbers by default
@@ -79,6 +79,7 @@ def strip(
     rows, T, H, W = (check_shape('frames', frames, 'rows T H W 3', 'Lay further axes out as rows: frames.flatten(0, -5)')[a] for a in ('rows', 'T', 'H', 'W'))
     for name, given, wanted in (('times', times, T), ('labels', labels, rows)):
         if given is not None and len(given) != wanted: raise ValueError(f'{name}: expected {wanted} entries, got {len(given)}')
+    if min(rows, T, count) < 1: raise ValueError(f'frames, count: expected at least one frame to show, got {rows} rows of {T} frames and count {count}')
     at = torch.linspace(0, T-1, min(count, T)).round().long()
     gap = max(1, W//32)
     sheet = F.pad(frames[:, at], (0, 0, 0, gap, 0, gap), value=255).permute(0, 2, 1, 3, 4).reshape(rows*(H+gap), len(at)*(W+gap), 3)
@@ -183,7 +184,7 @@ def play(
     data, page = make[check_choice('kind', kind, make)](frames, fps, labels, html.escape(alt), f'width:{width or max(W, 240)}px;max-width:100%', quality)
     return Player(page, kind, len(data), T)
 
-# %% ../nbs/07_show.ipynb #11be31bf
+# %% ../nbs/07_show.ipynb #d566b8d0
 def heat(
     frames:Tensor,         # (T, H, W, 3) uint8 or (3, T, H, W) float
     maps:Tensor,           # (T, h, w), any size, any range
@@ -196,13 +197,15 @@ def heat(
     frames, maps = to_frames(frames), torch.as_tensor(maps).detach().cpu().float()
     T, H, W = check_shape('frames', frames, 'T H W 3').values()
     check_shape('maps', maps, 'T h w', 'One map per frame; a map of fewer frames can be repeated: maps.repeat_interleave(…)', T=T)
+    if not maps.isfinite().all(): raise ValueError(f'maps: expected finite numbers, got {(~maps.isfinite()).sum()} others. Did a softmax see a row of -inf?')
     low, high = maps.min().item() if low is None else low, maps.max().item() if high is None else high
     level = F.interpolate(maps[:, None], (H, W), mode='bilinear', align_corners=False)[:, 0]
-    level = ((level - low)/max(high - low, 1e-12)).clamp(0, 1).nan_to_num(0)[..., None]
+    level = ((level - low)/(high - low) if high > low else 0*level).clamp(0, 1)[..., None]     # a constant map says nothing
     color = torch.from_numpy(matplotlib.colormaps[cmap](np.linspace(.25, 1, 256))[:, :3]).float()[(level[..., 0]*255).long()]
     return (frames + strength*level*(255*color - frames)).round().byte()
 
-# %% ../nbs/07_show.ipynb #fabd7356
+# %% ../nbs/07_show.ipynb #01add5ce
+@style()
 def quiver(
     frame:Tensor,        # (H, W, 3) uint8
     flow:Tensor,         # (2, H, W) px, (dx, dy)
@@ -211,19 +214,21 @@ def quiver(
     title:str='',        # above
     ax=None              # axes to draw into
 ):                       # Axes
-    "Flow as arrows on a frame."
+    "Flow as arrows on a frame; none where nothing moves."
     frame, flow = to_frames(torch.as_tensor(frame)[None])[0], torch.as_tensor(flow).detach().cpu().float()
     H, W = frame.shape[:2]
     check_shape('flow', flow, '2 H W', 'One pair of frames at a time: flow[:, t]', H=H, W=W)
     ax = _new_axes(ax, 4.5, 4.5*H/W + .5)
     y, x = np.mgrid[step//2:H:step, step//2:W:step]
     dx, dy = scale*flow[:, y, x].numpy()
+    moving = np.hypot(dx, dy) > 0
     ax.imshow(frame.numpy())
-    ax.quiver(x, y, dx, dy, color='white', edgecolor='black', linewidth=.5, angles='xy', scale_units='xy', scale=1, width=.006)
+    ax.quiver(x[moving], y[moving], dx[moving], dy[moving], color='white', edgecolor='black', linewidth=.5, angles='xy', scale_units='xy', scale=1, width=.006)
     ax.set(xlabel='x (px)', ylabel='y (px)', title=title or f'flow, arrows × {scale:g}')
     return ax
 
-# %% ../nbs/07_show.ipynb #a1157502
+# %% ../nbs/07_show.ipynb #cc428e2d
+@style()
 def displacement(
     cost:Tensor,      # (2r+1, 2r+1) match at each displacement, axes dy, dx
     title:str='',     # above
@@ -242,7 +247,8 @@ def displacement(
     ax.set(xlabel='dx (cells)', ylabel='dy (cells)', title=title or f'best at ({dx-r}, {dy-r})')
     return ax
 
-# %% ../nbs/07_show.ipynb #cf28717e
+# %% ../nbs/07_show.ipynb #71da04a5
+@style()
 def curves(
     history,             # DataFrame or dict of lists: epoch, train_loss, val_loss, val_top1, …
     measures=None,       # which, without train_ and val_; all that have either by default
@@ -265,7 +271,8 @@ def curves(
         ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     return axes
 
-# %% ../nbs/07_show.ipynb #594931d5
+# %% ../nbs/07_show.ipynb #ed654778
+@style()
 def confusion_matrix(
     matrix:Tensor,           # (K, K) counts; row = truth, column = prediction
     labels=None,             # K names; numbers by default
@@ -284,8 +291,8 @@ def confusion_matrix(
     order = ids.argsort(stable=True)
     matrix, ids = matrix[order][:, order], ids[order]
     share = 100*matrix/matrix.sum(1, keepdim=True)                          # rows without clips become NaN and stay grey
-    size = max(3.2, .9 + .235*K)
-    ax = _new_axes(ax, size + 1.6*(groups is not None) + .8, size)
+    size = max(3.2, .9 + .22*K)
+    ax = _new_axes(ax, size + 1.1*(groups is not None) + .8, size)
     font = 9 if K <= 8 else 7.5 if K <= 16 else 6.5
     text = [['' if not v >= least else f'{v:.0f}' for v in row] for row in share.tolist()]
     names_in_order = [labels[k] for k in order.tolist()]
@@ -303,7 +310,8 @@ def confusion_matrix(
     ax.set(xlabel='predicted', ylabel='true', title=title)
     return ax
 
-# %% ../nbs/07_show.ipynb #c4694277
+# %% ../nbs/07_show.ipynb #504a9d51
+@style()
 def bars(
     values:Tensor,       # (K,) one number per class, NaN where undefined
     labels=None,         # K names; numbers by default
@@ -329,7 +337,8 @@ def bars(
     ax.set(yticks=range(K), yticklabels=[labels[k] for k in order.tolist()], xlabel=xlabel, ylim=(K-.4, -.6))
     return ax
 
-# %% ../nbs/07_show.ipynb #dea618c8
+# %% ../nbs/07_show.ipynb #b1a54b25
+@style()
 def scores_over_time(
     times,               # (M,) centres of the windows, s
     scores:Tensor,       # (M, K) in 0…1
