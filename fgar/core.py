@@ -7,7 +7,7 @@ __all__ = ['STREAMS', 'check_shape', 'check_clip', 'UnknownName', 'check_choice'
            'pick_device', 'pick_precision', 'atomic_write', 'Prediction', 'ActionModel', 'check_target', 'Spec',
            'register', 'models', 'spec', 'create', 'example_inputs', 'cost', 'callable_module']
 
-# %% ../nbs/00_core.ipynb #6a066b98
+# %% ../nbs/00_core.ipynb #d74621c9
 import difflib, errno, hashlib, importlib, inspect, os, pkgutil, random, sys, tempfile, types
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -242,7 +242,7 @@ def create(
     model.spec, model.options = entry, {'classes': classes, **options}
     return model
 
-# %% ../nbs/00_core.ipynb #254eb253
+# %% ../nbs/00_core.ipynb #7dc8ff2b
 STREAMS = {'rgb': 3, 'flow': 2}    # channels of each kind of input
 
 def example_inputs(
