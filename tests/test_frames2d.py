@@ -1,0 +1,157 @@
+"Temporal shift, consensus, bodies and their weights."
+import copy
+
+import pytest
+import torch
+from einops import rearrange
+from hypothesis import given, settings, strategies as st
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import models as tv
+
+import fgar
+from fgar.models.frames2d import SegmentConsensus, TemporalShift, cross_modality_init, load_body, partial_bn, resnet_body, temporal_shift
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(1, 3), t=st.integers(1, 6), c=st.integers(1, 19), fold=st.integers(2, 9), h=st.integers(1, 3))
+def test_shift_moves_each_channel_as_stated(n, t, c, fold, h):
+    x = torch.randn(n, t, c, h, h+1)
+    y = temporal_shift(x.flatten(0, 1), t, fold).unflatten(0, (n, t))
+    part = c//fold
+    for i in range(t):
+        ahead = x[:, i+1, :part] if i+1 < t else torch.zeros_like(x[:, 0, :part])
+        back = x[:, i-1, part:2*part] if i > 0 else torch.zeros_like(x[:, 0, part:2*part])
+        assert torch.equal(y[:, i], torch.cat([ahead, back, x[:, i, 2*part:]], 1))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.uint8])
+def test_shift_keeps_dtype_and_input(dtype):
+    x = (torch.rand(8, 16, 2, 3)*9).to(dtype)
+    before = x.clone()
+    assert TemporalShift(4)(x).dtype == dtype and torch.equal(x, before)
+
+
+def test_shift_takes_channels_last():
+    x = torch.randn(8, 16, 5, 3)
+    assert_close(temporal_shift(x.to(memory_format=torch.channels_last), 4), temporal_shift(x, 4))
+
+
+def test_shift_gradient():
+    x = torch.randn(6, 9, 2, 1, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: temporal_shift(x, 3, 4), x)
+
+
+@pytest.mark.parametrize('shape, frames, fold, named', [((2, 8, 4, 3, 3), 4, 8, 'x'), ((6, 8, 3, 3), 4, 8, 'frames'), ((6, 8, 3, 3), 0, 8, 'frames'), ((6, 8, 3, 3), 3, 1, 'fold')])
+def test_shift_errors(shape, frames, fold, named):
+    with pytest.raises(ValueError, match=f'^{named}: expected'): temporal_shift(torch.zeros(shape), frames, fold)
+
+
+def test_consensus_errors():
+    with pytest.raises(ValueError, match="Did you mean 'mean'"): SegmentConsensus('men')
+    with pytest.raises(ValueError, match='scores: expected'): SegmentConsensus()(torch.zeros(8, 5))
+
+
+@pytest.mark.parametrize('name', ['tsn', 'tsm'])
+def test_resnet50_parameters_and_gmacs(name):
+    with torch.device('meta'): model, clip = fgar.create(name, classes=174), torch.empty(1, 3, 8, 224, 224)
+    assert sum(p.numel() for p in model.parameters()) == 23_864_558
+    with FlopCounterMode(display=False) as counter: model.eval()(clip)
+    assert round(counter.get_total_flops()/2e9, 2) == 32.70
+
+
+@pytest.mark.parametrize('body', ['resnet18', 'resnet50'])
+def test_torchvision_names(body):
+    with torch.device('meta'): ours, theirs = resnet_body(body, 1000).state_dict(), getattr(tv, body)().state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+@pytest.fixture(scope='module')
+def resnet18(tmp_path_factory):
+    "A torchvision network with statistics that matter, and its file."
+    torch.manual_seed(0)
+    net = tv.resnet18(num_classes=7)
+    with torch.no_grad(): net(torch.randn(4, 3, 32, 32))
+    path = tmp_path_factory.mktemp('weights')/'resnet18.pth'
+    torch.save(net.state_dict(), path)
+    return net.eval(), path
+
+
+@pytest.mark.parametrize('wrap', [lambda s: s, lambda s: {'state_dict': {f'module.base_model.{k}'.replace('conv1.weight', 'conv1.net.weight') if 'layer' in k else f'module.base_model.{k}': v for k, v in s.items()}}],
+                         ids=['torchvision', 'published TSM'])
+def test_weights_load(resnet18, tmp_path, wrap):
+    net, path = resnet18
+    torch.save(wrap(net.state_dict()), tmp_path/'w.pth')
+    clip = torch.randn(2, 3, 3, 32, 32)
+    model = fgar.create('tsn', classes=7, body='resnet18', weights=tmp_path/'w.pth').eval()
+    assert_close(model(clip).extras['frame_logits'].flatten(0, 1), net(rearrange(clip, 'n c t h w -> (n t) c h w')))
+    tsm = fgar.create('tsm', classes=7, body='resnet18', frames=3, weights=str(tmp_path/'w.pth'))
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in tsm.body.state_dict().items())
+
+
+def test_weights_for_other_classes_keep_the_new_classifier(resnet18):
+    body = resnet_body('resnet18', 5, weights=resnet18[1])
+    assert body.fc.weight.shape == (5, 512) and torch.equal(body.conv1.weight, resnet18[0].conv1.weight)
+
+
+def test_weights_for_flow_are_averaged(resnet18):
+    body = resnet_body('resnet18', 5, in_channels=10, weights=resnet18[1])
+    assert_close(body.conv1.weight.detach(), cross_modality_init(resnet18[0].conv1.weight.detach(), 10))
+    assert body.conv1.weight.requires_grad
+
+
+def test_weights_errors(resnet18, tmp_path):
+    with pytest.raises(ValueError, match=r'missing \(.*conv3.weight.*another network'): resnet_body('resnet50', 5, weights=resnet18[1])
+    with pytest.raises(FileNotFoundError, match='IMAGENET1K_V1'): resnet_body('resnet18', 5, weights='IMAGENET')
+    with pytest.raises(FileNotFoundError, match='state-dict file'): resnet_body('small', 5, weights='nowhere.pth')
+    (tmp_path/'cut.pth').write_bytes(resnet18[1].read_bytes()[:1000])
+    with pytest.raises(ValueError, match='cut short'): resnet_body('resnet18', 5, weights=tmp_path/'cut.pth')
+    with pytest.raises(ValueError, match='1 unexpected'): load_body(resnet_body('small', 5), {**resnet_body('small', 5).state_dict(), 'x': torch.zeros(1)})
+
+
+def test_order_blind_and_not():
+    clip = torch.randn(2, 3, 4, 32, 32)
+    shuffled = clip[:, :, [2, 0, 3, 1]]
+    for name, blind in (('tsn', True), ('tsm', False)):
+        torch.manual_seed(0)
+        model = fgar.create(name, classes=3, frames=4, size=32, body='small').eval()
+        assert torch.allclose(model(clip).logits, model(shuffled).logits, atol=1e-5) == blind
+
+
+def test_tsm_with_one_frame_sees_no_neighbours():
+    "Nothing but zeros comes in from outside the clip, so the shifted channels cannot carry anything."
+    torch.manual_seed(0)
+    model = fgar.create('tsm', classes=3, frames=1, size=32, body='small').eval()
+    shifted = [block.conv1 for layer in (model.body.layer1, model.body.layer4) for block in layer]
+    clip = torch.randn(1, 3, 1, 32, 32)
+    before = model(clip).logits
+    with torch.no_grad():
+        for conv in shifted: conv.weight[:, :2*(conv.in_channels//8)] += 1
+    assert_close(model(clip).logits, before)
+
+
+def test_tsm_refuses_another_length():
+    with pytest.raises(ValueError, match='expected T=4.*got 8.*frames=8'): fgar.create('tsm', classes=3, frames=4, size=32, body='small')(torch.zeros(1, 3, 8, 32, 32))
+
+
+def test_copies_do_not_share_the_shift():
+    model = fgar.create('tsm', classes=3, frames=4, size=32, body='small').eval()
+    twin = copy.deepcopy(model)
+    clip = torch.randn(1, 3, 4, 32, 32)
+    assert_close(twin(clip).logits, model(clip).logits)
+    twin.body.layer1[0].conv1.shift.fold = 2
+    assert not torch.allclose(twin(clip).logits, model(clip).logits)
+
+
+def test_partial_bn_survives_train():
+    model = fgar.create('tsn', classes=3, size=32, body='small', freeze_bn=True).train()
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert layers[0].training and not any(m.training for m in layers[1:])
+    assert layers[0].weight.requires_grad and not any(m.weight.requires_grad for m in layers[1:])
+    assert partial_bn(model) is model
+
+
+def test_flow_channels():
+    model = fgar.create('tsn', classes=3, size=32, body='small', in_channels=10)
+    assert model(torch.randn(1, 10, 2, 32, 32)).logits.shape == (1, 3)
+    with pytest.raises(ValueError, match='expected .*10'): model(torch.randn(1, 3, 2, 32, 32))

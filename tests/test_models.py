@@ -1,0 +1,80 @@
+"What every registered system promises. A new system is tested here by being registered."
+import copy
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import fgar
+
+# Options that make a system small enough to run here. A system that is not listed is built with its own defaults at SIZE.
+SMALL = {'tsn': dict(body='small'), 'tsm': dict(body='small')}
+CLASSES, CLIPS, FRAMES, SIZE = 5, 2, 8, 64
+CHANNELS = {'rgb': 3, 'flow': 10}        # streams; flow is a stack of five fields
+TARGET = torch.tensor([0, CLASSES-1])
+
+
+def build(name):
+    torch.manual_seed(0)
+    options = {'frames': min(FRAMES, fgar.spec(name).frames), 'size': min(SIZE, fgar.spec(name).size), **SMALL.get(name, {})}
+    return fgar.create(name, classes=CLASSES, **options)
+
+
+def inputs(model):
+    generator = torch.Generator().manual_seed(1)
+    frames, size = model.options['frames'], model.options['size']
+    return [torch.randn(CLIPS, CHANNELS[stream], frames, size, size, generator=generator) for stream in model.spec.inputs]
+
+
+@pytest.mark.parametrize('name', fgar.models())
+def test_prediction(name):
+    model = build(name).eval()
+    with torch.no_grad(): pred = model(*inputs(model))
+    assert isinstance(pred, fgar.Prediction) and pred.logits.shape == (CLIPS, CLASSES) and pred.logits.isfinite().all()
+    assert_close(pred.scores.sum(1), torch.ones(CLIPS))
+
+
+@pytest.mark.parametrize('name', fgar.models())
+def test_every_parameter_learns(name):
+    model = build(name).train()
+    loss = model.loss(model(*inputs(model)), TARGET)
+    assert all(v.ndim == 0 for v in loss.values())
+    loss['total'].backward()
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize('name', fgar.models())
+def test_clips_of_a_batch_do_not_meet_in_eval(name):
+    model = build(name).eval()
+    clips = inputs(model)
+    with torch.no_grad(): together, alone = model(*clips).logits, model(*(c[1:] for c in clips)).logits
+    assert_close(together[1:], alone, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', fgar.models())
+def test_state_dict_and_options_rebuild_the_model(name):
+    model = build(name).eval()
+    options = dict(model.options)
+    twin = fgar.create(name, classes=options.pop('classes'), **options).eval()
+    twin.load_state_dict(copy.deepcopy(model.state_dict()))
+    with torch.no_grad(): assert_close(twin(*inputs(model)).logits, model(*inputs(model)).logits, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('name', fgar.models())
+def test_wrong_layout_is_explained(name):
+    model = build(name).eval()
+    clips = [c.movedim(1, -1) for c in inputs(model)]
+    with pytest.raises(ValueError, match='expected'): model(*clips)
+
+
+@pytest.mark.parametrize('name', fgar.models())
+def test_labels_out_of_range_are_explained(name):
+    model = build(name).eval()
+    with torch.no_grad(), pytest.raises(ValueError, match='number of classes'): model.loss(model(*inputs(model)), TARGET+1)
+
+
+@pytest.mark.parametrize('name', fgar.models())
+def test_registry_entry_says_where_it_comes_from(name):
+    entry = fgar.spec(name)
+    assert entry.paper and entry.inputs and set(entry.inputs) <= set(CHANNELS) and entry.build.__doc__
