@@ -26,4 +26,15 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'fgar.core.pick_precision': ('core.html#pick_precision', 'fgar/core.py'),
                            'fgar.core.register': ('core.html#register', 'fgar/core.py'),
                            'fgar.core.seed_everything': ('core.html#seed_everything', 'fgar/core.py'),
-                           'fgar.core.spec': ('core.html#spec', 'fgar/core.py')}}}
+                           'fgar.core.spec': ('core.html#spec', 'fgar/core.py')},
+            'fgar.ops.boxes': { 'fgar.ops.boxes._boxes': ('nms.html#_boxes', 'fgar/ops/boxes.py'),
+                                'fgar.ops.boxes._height_width': ('nms.html#_height_width', 'fgar/ops/boxes.py'),
+                                'fgar.ops.boxes._iou': ('nms.html#_iou', 'fgar/ops/boxes.py'),
+                                'fgar.ops.boxes._nms_batch': ('nms.html#_nms_batch', 'fgar/ops/boxes.py'),
+                                'fgar.ops.boxes._nms_one': ('nms.html#_nms_one', 'fgar/ops/boxes.py'),
+                                'fgar.ops.boxes._round': ('nms.html#_round', 'fgar/ops/boxes.py'),
+                                'fgar.ops.boxes.anchors': ('nms.html#anchors', 'fgar/ops/boxes.py'),
+                                'fgar.ops.boxes.inside': ('nms.html#inside', 'fgar/ops/boxes.py'),
+                                'fgar.ops.boxes.iou': ('nms.html#iou', 'fgar/ops/boxes.py'),
+                                'fgar.ops.boxes.nms': ('nms.html#nms', 'fgar/ops/boxes.py'),
+                                'fgar.ops.boxes.removed_by': ('nms.html#removed_by', 'fgar/ops/boxes.py')}}}
