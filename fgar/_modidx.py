@@ -35,6 +35,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'fgar.data.augment.Augment.labels': ('augment.html#augment.labels', 'fgar/data/augment.py'),
                                    'fgar.data.augment.Augment.rgb': ('augment.html#augment.rgb', 'fgar/data/augment.py'),
                                    'fgar.data.augment.Draw': ('augment.html#draw', 'fgar/data/augment.py'),
+                                   'fgar.data.augment._constant': ('augment.html#_constant', 'fgar/data/augment.py'),
                                    'fgar.data.augment._swap': ('augment.html#_swap', 'fgar/data/augment.py'),
                                    'fgar.data.augment.colour': ('augment.html#colour', 'fgar/data/augment.py'),
                                    'fgar.data.augment.colour_matrix': ('augment.html#colour_matrix', 'fgar/data/augment.py'),
