@@ -32,7 +32,7 @@ def resize_matrix(
     weight = weight/weight.sum(-1, keepdim=True)
     return weight if flip is None else torch.where(flip[:, None, None], weight.flip(1), weight)
 
-# %% ../../nbs/05_augment.ipynb #fb2287a4
+# %% ../../nbs/05_augment.ipynb #4dbec7d5
 def crop_resize(
     frames:Tensor,        # (N, T, H, W, C) uint8 or float
     boxes:Tensor,         # (N, 4) x1, y1, x2, y2 in px, whole numbers, one box per clip
@@ -46,9 +46,9 @@ def crop_resize(
     if check_choice('backend', backend, ['auto', 'matmul', 'loop']) == 'auto': backend = 'loop' if frames.device.type == 'cpu' else 'matmul'
     if backend == 'loop':
         out = torch.empty(N, C, T, size, size, dtype=frames.dtype if frames.is_floating_point() else torch.float32, device=frames.device)
-        for f, (x1, y1, x2, y2), mirrored, to in zip(frames, boxes.long().tolist(), [False]*N if flip is None else flip.tolist(), out):
-            clip = F.interpolate(f[:, y1:y2, x1:x2].permute(0, 3, 1, 2), (size, size), mode='bilinear', antialias=True)     # (T, C, size, size)
-            to.copy_((clip.flip(-1) if mirrored else clip).transpose(0, 1))
+        for i, ((x1, y1, x2, y2), mirrored) in enumerate(zip(boxes.long().tolist(), [False]*N if flip is None else flip.tolist())):
+            clip = F.interpolate(frames[i, :, y1:y2, x1:x2].permute(0, 3, 1, 2), (size, size), mode='bilinear', antialias=True)     # (T, C, size, size)
+            out[i] = (clip.flip(-1) if mirrored else clip).transpose(0, 1)
         return out
     floats = frames if frames.is_floating_point() else frames.float()
     x1, y1, x2, y2 = boxes.to(floats).unbind(1)
@@ -56,14 +56,14 @@ def crop_resize(
         rows = resize_matrix(y1, y2, size, H)[:, None] @ floats.flatten(3)                    # (N, T, size, W·C)
         return torch.einsum('nxw,ntywc->nctyx', resize_matrix(x1, x2, size, W, flip), rows.unflatten(-1, (W, C)))
 
-# %% ../../nbs/05_augment.ipynb #9b63aced
+# %% ../../nbs/05_augment.ipynb #fcb76a03
 CROPS = dict(multiscale=(1, .875, .75, .66), square=(.5, 1.), resized=(.08, 1.), centre=(1.,))   # each crop's usual `scale`
 _PLACES = tuple((x, y) for x in (0, .5, 1) for y in (0, .5, 1)) + tuple((x, y) for x in (.25, .75) for y in (.25, .75))
 
 @functools.lru_cache(maxsize=64)
 def _constant(values:tuple, device:torch.device)->Tensor:
     "A small table, copied to a device once: a copy per step would wait for the GPU."
-    return torch.tensor(values, dtype=torch.float32, device=device)
+    with torch.inference_mode(False): return torch.tensor(values, dtype=torch.float32, device=device)
 
 def draw_boxes(
     u:Tensor,              # (N, 4) uniform random numbers in [0, 1)
