@@ -130,6 +130,22 @@ def test_tsm_with_one_frame_sees_no_neighbours():
     assert_close(model(clip).logits, before)
 
 
+@pytest.mark.parametrize('frames, parts, wanted', [(8, 4, [0, 0, 1, 1, 2, 2, 3, 3]), (5, 3, [0, 0, 1, 1, 2]), (4, 1, [0]*4), (1, None, [0]), (3, None, [0, 1, 2])])
+def test_each_part_of_the_clip_has_its_classifier(frames, parts, wanted):
+    model = fgar.create('tsm', classes=3, frames=frames, size=32, body='small', parts=parts).eval()
+    assert model.part.tolist() == wanted
+    clip = torch.randn(2, 3, frames, 32, 32)
+    features = model.body.avgpool(model.maps(rearrange(clip, 'n c t h w -> (n t) c h w'))).flatten(1).unflatten(0, (2, frames))
+    heads = model.body.fc.weight.unflatten(0, (-1, 3)), model.body.fc.bias.unflatten(0, (-1, 3))
+    scores = torch.stack([features[:, t] @ heads[0][p].T + heads[1][p] for t, p in enumerate(wanted)], 1)
+    assert_close(model(clip).logits, scores.mean(1))
+    assert_close(model(clip).extras['frame_logits'], scores)
+
+
+def test_parts_are_checked():
+    with pytest.raises(ValueError, match='parts: expected 1 to frames=4, got 5'): fgar.create('tsm', classes=3, frames=4, body='small', parts=5)
+
+
 def test_tsm_refuses_another_length():
     with pytest.raises(ValueError, match='expected T=4.*got 8.*frames=8'): fgar.create('tsm', classes=3, frames=4, size=32, body='small')(torch.zeros(1, 3, 8, 32, 32))
 

@@ -271,7 +271,7 @@ def test_init_from_a_run_with_other_classes(tmp_path):
     second = fgar.train(config(tmp_path/'b', epochs=1, warmup=0, lr=1e-9, momentum=0., init=str(first.folder/'last.pt'), flip=False), two)
     a, b = (load_checkpoint(r.folder/'last.pt').model for r in (first, second))
     assert_close(a.body.conv1.weight, b.body.conv1.weight, atol=1e-6, rtol=0)
-    assert b.body.fc.weight.shape == (2, 128)
+    assert b.body.fc.weight.shape == (8, 128)
     with pytest.raises(ValueError, match='holds another model'): fgar.train(config(tmp_path/'c', model='tsn', options=dict(body='resnet18'), init=str(first.folder/'last.pt')), loaders())
 
 

@@ -81,21 +81,20 @@ def shift_blocks(
             block.conv1.register_forward_pre_hook(_shift_input)
     return body
 
-# %% ../../nbs/30_frames2d.ipynb #7897396e
+# %% ../../nbs/30_frames2d.ipynb #e0af62fe
 class SmallResNet(nn.Module):
     "A narrow ResNet for frames of about 64 px: one basic block per stage, torchvision's names."
     def __init__(self,
-        classes:int,                        # K
-        widths:tuple[int,...]=(16, 32, 64, 128),  # channels of the four stages
-        norm=nn.BatchNorm2d                 # channels -> normalisation layer
+        classes:int,                                  # K
+        widths:tuple[int,...]=(16, 24, 48, 96, 128),  # channels of the first convolution and the four stages
+        norm=nn.BatchNorm2d                           # channels -> normalisation layer
     ):
         super().__init__()
         self.conv1 = nn.Conv2d(3, widths[0], 5, stride=2, padding=2, bias=False)
         self.bn1, self.relu, self.maxpool = norm(widths[0]), nn.ReLU(inplace=True), nn.Identity()
-        for i, (before, after) in enumerate(zip((widths[0], *widths), widths)):
-            stride = 1 if i == 0 else 2
-            down = None if i == 0 else nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), norm(after))
-            setattr(self, f'layer{i+1}', nn.Sequential(BasicBlock(before, after, stride, down, norm_layer=norm)))
+        for i, (before, after) in enumerate(zip(widths, widths[1:]), 1):
+            down = nn.Sequential(nn.Conv2d(before, after, 1, 2, bias=False), norm(after))
+            setattr(self, f'layer{i}', nn.Sequential(BasicBlock(before, after, 2, down, norm_layer=norm)))
         self.avgpool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(widths[-1], classes)
         for m in self.modules():
             if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
@@ -205,7 +204,7 @@ class TSN(ActionModel):
         scores = rearrange(self.body.fc(self.dropout(features)), '(n t) k -> n t k', t=t)
         return Prediction(self.consensus(scores), {'frame_logits': scores})
 
-# %% ../../nbs/30_frames2d.ipynb #85e48ea7
+# %% ../../nbs/30_frames2d.ipynb #d9f68a9a
 @register('tsm', paper='Lin et al. 2019, Temporal Shift Module', frames=8, size=224)
 class TSM(TSN):
     "TSN whose residual branches see one frame ahead and one back (Lin et al. 2019)."
@@ -218,14 +217,22 @@ class TSM(TSN):
         in_channels:int=3,           # channels of a frame
         norm:str='batch',            # 'batch' or 'group'
         freeze_bn:bool=False,        # partial batch norm
-        fold:int=8                   # C/fold channels look ahead, C/fold look back
+        fold:int|None=None,          # C/fold channels look ahead, C/fold look back; None: 8, and 4 for 'small'
+        parts:int|None=None          # classifiers, one per part of the clip; None: 1, and up to 4 for 'small'
     ):
-        super().__init__(classes, frames, body, weights, dropout, in_channels, norm, freeze_bn=freeze_bn)
-        shift_blocks(self.body, frames, fold)
+        small = body == 'small'
+        count = parts or (min(4, frames) if small else 1)
+        if not 1 <= count <= frames: raise ValueError(f'parts: expected 1 to frames={frames}, got {parts}')
+        super().__init__(classes*count, frames, body, weights, dropout, in_channels, norm, freeze_bn=freeze_bn)
+        shift_blocks(self.body, frames, fold or (4 if small else 8))
+        self.register_buffer('part', torch.arange(frames)*count//frames, persistent=False)     # (T,) which classifier a frame goes to
+        self.parts = count
 
     def forward(self,
         clip:Tensor        # (N, C, T, H, W) float, normalised; T as created
     )->Prediction:         # extras: frame_logits (N, T, K)
         t = check_clip(clip, channels=self.in_channels)['T']
         if t != self.frames: raise ValueError(f'clip: expected T={self.frames} frames, as the model was created, got {t}. Sample {self.frames} frames, or create it with frames={t}')
-        return super().forward(clip)
+        scores = super().forward(clip).extras['frame_logits'].unflatten(-1, (self.parts, -1))      # N T parts K
+        scores = scores[:, torch.arange(t, device=clip.device), self.part]                         # N T K
+        return Prediction(self.consensus(scores), {'frame_logits': scores})
