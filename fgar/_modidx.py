@@ -276,6 +276,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'fgar.synthetic._colour': ('synthetic.html#_colour', 'fgar/synthetic.py'),
                                 'fgar.synthetic._keys': ('synthetic.html#_keys', 'fgar/synthetic.py'),
                                 'fgar.synthetic._printed': ('synthetic.html#_printed', 'fgar/synthetic.py'),
+                                'fgar.synthetic._progress': ('synthetic.html#_progress', 'fgar/synthetic.py'),
                                 'fgar.synthetic._rotate': ('synthetic.html#_rotate', 'fgar/synthetic.py'),
                                 'fgar.synthetic._table': ('synthetic.html#_table', 'fgar/synthetic.py'),
                                 'fgar.synthetic._truth': ('synthetic.html#_truth', 'fgar/synthetic.py'),
@@ -289,4 +290,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'fgar.synthetic.render': ('synthetic.html#render', 'fgar/synthetic.py'),
                                 'fgar.synthetic.shoot_film': ('synthetic.html#shoot_film', 'fgar/synthetic.py'),
                                 'fgar.synthetic.stage': ('synthetic.html#stage', 'fgar/synthetic.py'),
-                                'fgar.synthetic.sticks': ('synthetic.html#sticks', 'fgar/synthetic.py')}}}
+                                'fgar.synthetic.sticks': ('synthetic.html#sticks', 'fgar/synthetic.py'),
+                                'fgar.synthetic.untrimmed': ('synthetic.html#untrimmed', 'fgar/synthetic.py'),
+                                'fgar.synthetic.write_court26': ('synthetic.html#write_court26', 'fgar/synthetic.py')}}}

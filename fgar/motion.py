@@ -379,7 +379,7 @@ def catch(p):
     p.move('strong', (.1, (.15, 1.2, .6)), (.5, (.13, 1.24, .56)), into=.6); p.move('off', (.1, (-.15, 1.2, .6)), (.5, (-.13, 1.24, .56)), into=.6)
     p.move('lean', (.4, .3), (1, .08), into=.6, back=.8)
 
-# %% ../nbs/01a_motion.ipynb #8f152afd
+# %% ../nbs/01a_motion.ipynb #e7113f7c
 def dip(p, into=.6):
     "Bend, bring the ball to the forehead, stretch: one hand under the ball, the other beside it."
     p.move('ball', (0, (0, .98, .3)), (.5, (.06, 1.62, .24)), (1, (.1, 2.02, .36)), into=into)
@@ -404,7 +404,7 @@ def jump_shot(p):
 def jump(p, height, *ground, top=.95):
     "Up until `top`, down after; `ground` are keys (u, x, z) of the way along the floor."
     keys = ground or ((.3, 0., 0.), (2.1, 0., 0.))
-    p.move('root', *((u, (x, 0., z)) for u,x,z in keys))
+    p.move('root', *((u, torch.cat([0*p.rim + x, 0*p.rim, 0*p.rim + z], -1)) for u,x,z in keys))
     p.root = p.root + track(p.u, [(.3, (0., 0., 0.)), (top, (0., height, 0.)), (1.2, (0., height, 0.)), (2.1, (0., 0., 0.))])
 
 @action('fade-away', 'shot')
@@ -440,7 +440,7 @@ def hook_shot(p):
 def pivot_shot(p):
     "A turn on one foot, then the set shot."
     dip(p, .3)
-    p.move('yaw', (-1.5, 0.), (-.75, -2.2), (.35, 0.))
+    p.move('yaw', (-1.1, 0.), (-.25, -2.3), (.55, 0.))
     swing = p.yaw.abs().clamp(max=2.2)/2.2
     foot = track(p.u, [(0, (-.19, .08, .07))])
     p.root = p.root + foot - torch.cat([foot[..., :1]*p.yaw.cos() + foot[..., 2:]*p.yaw.sin(), foot[..., 1:2], foot[..., 2:]*p.yaw.cos() - foot[..., :1]*p.yaw.sin()], -1)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'PLAYERS', 'KITS', 'COURTS', 'Cast', 'Camera', 'look', 'Capsules', 'dress', 'body', 'sticks', 'Film',
-           'stage', 'backdrop', 'paint', 'develop', 'Clips', 'shoot_film', 'render', 'court26', 'CLASSES', 'COARSE',
-           'FLIP', 'JOINTS']
+           'stage', 'backdrop', 'paint', 'develop', 'Clips', 'shoot_film', 'render', 'court26', 'untrimmed',
+           'write_court26', 'CLASSES', 'COARSE', 'FLIP', 'JOINTS']
 
 # %% ../nbs/01_synthetic.ipynb #96dad01d
 import csv, math
@@ -133,7 +133,7 @@ def sticks(a:Tensor, b:Tensor, metres:float, colour:tuple, camera:Camera)->Capsu
     zero = a.new_zeros(n, p)
     return Capsules(a, b, radius.clamp(min=.35), 0*a[..., 0] + metres, 0*a[..., 0], a.new_tensor(colour).expand(n, p, 2, 3), zero + 1, zero[..., None].expand(n, p, 4))
 
-# %% ../nbs/01_synthetic.ipynb #2b9c8c78
+# %% ../nbs/01_synthetic.ipynb #7f995a04
 @dataclass
 class Film:
     "A batch of scenes before any pixel exists."
@@ -164,10 +164,10 @@ def stage(
     # camera
     side = (c() < .5).float()*2 - 1
     azimuth = side*math.radians(40)*(1 + d*.5*c.setting(-1, 1))
-    elevation, dist, tall = .2 + .12*d*c.setting(-1, 1), 10 + 1.5*d*c.setting(-1, 1), 3.6 + .3*d*c.setting(-1, 1)
+    elevation, dist, tall = .2 + .12*d*c.setting(-1, 1), 10 + 1.5*d*c.setting(-1, 1), 3.8 + .3*d*c.setting(-1, 1)
     wave = lambda low, high: torch.sin(col(c(low, high))*time + col(c(0, 6.3)))
     pan = d*(.12*wave(.8, 2.5) + .008*wave(15, 25))
-    at = torch.stack([pan*col(azimuth.cos()), 1.5 + d*(.08*wave(.8, 2.5) + .008*wave(15, 25)), col(c(.7, 1.)) - pan*col(azimuth.sin())], -1)
+    at = torch.stack([pan*col(azimuth.cos()), 1.58 + d*(.08*wave(.8, 2.5) + .008*wave(15, 25)), col(c(.7, 1.)) - pan*col(azimuth.sin())], -1)
     way = torch.stack([azimuth.sin()*elevation.cos(), elevation.sin(), azimuth.cos()*elevation.cos()], -1)
     camera = look(at + (dist[:, None]*way)[:, None], at, size*col(dist/tall)*(1 + .05*d*wave(.5, 1.5)), size)
     # people
@@ -452,7 +452,7 @@ def _truth(film, at, flow, owner, depth):
     seen = (jx >= 0) & (jx < size) & (jy >= 0) & (jy < size) & (joints[..., 2] < front + .25)
     return flow[:, :-1].permute(0, 2, 1, 3, 4).contiguous(), ~inside | (there != owner[:, :-1]), seen
 
-# %% ../nbs/01_synthetic.ipynb #73d47124
+# %% ../nbs/01_synthetic.ipynb #dc04d5e5
 def _keys(indices:Tensor, seed:int, split:str)->Tensor: return mix(mix(indices) + derive_seed('court26', seed, split)//2)
 
 def render(
@@ -487,5 +487,74 @@ def court26(
     known = torch.tensor([CLASSES.index(check_choice('classes', c, CLASSES)) for c in classes or CLASSES])
     index = torch.arange(count)
     labels = index % len(known)
-    out = [render(known[l], i, split, seed, size, frames, difficulty, device=device).frames for l,i in zip(labels.split(batch), index.split(batch))]
+    out = [render(known[l], i, split, seed, size, frames, difficulty, device=device).frames
+           for l,i in _progress(zip(labels.split(batch), index.split(batch)), -(-count//batch), f'court26 {split}')]
     return torch.cat(out), labels.to(device)
+
+def _progress(steps, total:int, name:str):
+    "A progress bar, where tqdm is installed and there is more than one step."
+    try: from tqdm.auto import tqdm
+    except ImportError: return steps
+    return tqdm(steps, total=total, desc=name, disable=total < 2, leave=False)
+
+# %% ../nbs/01_synthetic.ipynb #9e938027
+def untrimmed(
+    labels:Tensor,          # (K,) int64: the actions, in order
+    index:int=0,            # which video of the split
+    split:str='train',      # 'train', 'val' or 'test'
+    seed:int=0,
+    size:int=64,            # px
+    fps:float=8.,           # frames per second
+    difficulty:float=1.,    # 0 … 1
+    seconds:float=2.,       # time per action, with what leads to it and away from it
+    truth:bool=False,
+    device='cpu'
+)->Clips:                   # N = 1 video of K·seconds; `label` is (K,), `moment` (K, 2) seconds: when each action happens
+    "One player, one camera, one court, several actions after each other."
+    labels = torch.as_tensor(labels, device=device, dtype=torch.int64)
+    key, k, per = _keys(torch.tensor([index], device=device), seed, split), len(labels), round(seconds*fps)
+    t = torch.arange(k*per, device=device)/fps
+    def acts(rim, scale):
+        pose = perform(labels, mix(key + 100 + torch.arange(k, device=device)), t[:per], seconds, rim.expand(k), scale.expand(k))
+        weight = torch.cat([((t[:per] - seconds + .5)/.5).clamp(0, 1).expand(k - 1, per), torch.zeros(1, per, device=device)])
+        weight = weight*weight*(3 - 2*weight)                                      # the last half second leads into the next action
+        def chain(x, whole=0.):
+            w, then = weight.view(k, per, *[1]*(x.dim() - 2)), x.roll(-1, 0)[:, :1]
+            if whole: then = then + whole*((x[:, -1:] - then)/whole).round()
+            return (x + (then - x)*w).flatten(0, 1)[None]
+        start = torch.arange(k, device=device)[:, None]*seconds
+        return Pose(chain(pose.joints), chain(pose.extra), chain(pose.ball), chain(pose.yaw, 2*math.pi), pose.moment + start, pose.acting, pose.scale[:1])
+    return shoot_film(stage(labels, key, split, t, seconds, size, float(difficulty), acts), truth)
+
+# %% ../nbs/01_synthetic.ipynb #654deb66
+def write_court26(
+    folder:str|Path,         # where to write
+    train:int=26*20,         # clips per split; classes take turns
+    val:int=26*5,
+    test:int=26*5,
+    size:int=128,            # px, even
+    frames:int=48,           # per clip
+    fps:float=24.,           # frames per second
+    difficulty:float=1.,     # 0 … 1
+    classes:list[str]|None=None,   # a subset by name
+    seed:int=0,
+    device='cpu'
+)->Path:                     # the manifest
+    "Write court26 as H.264 files with a manifest: path, label, split, start, end, group, and the telling moment."
+    from fgar.data.video import write_video                                        # PyAV only where files are written
+    folder, rows = Path(folder), []
+    names = [check_choice('classes', c, CLASSES) for c in classes or CLASSES]
+    if size % 2: raise ValueError(f'size: expected an even number of pixels (H.264), got {size}. {size + 1}?')
+    for split, count in dict(train=train, val=val, test=test).items():
+        for i in _progress(range(0, count, 8), -(-count//8), f'write {split}'):
+            index = torch.arange(i, min(i + 8, count))
+            chosen = [names[j % len(names)] for j in index.tolist()]
+            clips = render([CLASSES.index(c) for c in chosen], index, split, seed, size, frames, difficulty, frames/fps, device=device)
+            for j, name, video, moment, player in zip(index.tolist(), chosen, clips.frames.cpu(), clips.moment.tolist(), clips.player.tolist()):
+                path = f"{split}/{name.replace(' ', '_')}/{j:05d}.mp4"
+                (folder/path).parent.mkdir(parents=True, exist_ok=True)
+                write_video(folder/path, video, fps)
+                rows.append([path, name, split, 0., round(frames/fps, 4), player, *(round(m, 4) for m in moment)])
+    with atomic_write(folder/'manifest.csv') as temporary, open(temporary, 'w', newline='') as file:
+        csv.writer(file).writerows([['path', 'label', 'split', 'start', 'end', 'group', 'moment_start', 'moment_end'], *rows])
+    return folder/'manifest.csv'
