@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CROPS', 'MEAN', 'STD', 'resize_matrix', 'crop_resize', 'draw_boxes', 'flip_map', 'colour_matrix', 'colour', 'Draw',
-           'Augment', 'fixed_boxes', 'test_crops', 'denormalise']
+           'Augment', 'denormalise', 'fixed_boxes', 'test_crops']
 
-# %% ../../nbs/05_augment.ipynb #cec8f1bc
-import re
+# %% ../../nbs/05_augment.ipynb #19a0bfdc
+import functools, re
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +32,7 @@ def resize_matrix(
     weight = weight/weight.sum(-1, keepdim=True)
     return weight if flip is None else torch.where(flip[:, None, None], weight.flip(1), weight)
 
-# %% ../../nbs/05_augment.ipynb #8b7e9fa0
+# %% ../../nbs/05_augment.ipynb #4dbec7d5
 def crop_resize(
     frames:Tensor,        # (N, T, H, W, C) uint8 or float
     boxes:Tensor,         # (N, 4) x1, y1, x2, y2 in px, whole numbers, one box per clip
@@ -44,21 +44,26 @@ def crop_resize(
     N, T, H, W, C = check_shape('frames', frames, 'N T H W C').values()
     check_shape('boxes', boxes, 'N 4', N=N)
     if check_choice('backend', backend, ['auto', 'matmul', 'loop']) == 'auto': backend = 'loop' if frames.device.type == 'cpu' else 'matmul'
-    floats = frames if frames.is_floating_point() else frames.float() if backend == 'matmul' else frames
-    if N == 0: return torch.zeros(0, C, T, size, size, device=frames.device)
     if backend == 'loop':
-        out = torch.stack([F.interpolate(f[:, y1:y2, x1:x2].permute(0, 3, 1, 2), (size, size), mode='bilinear', antialias=True)
-                           for f,(x1,y1,x2,y2) in zip(floats, boxes.long().tolist())]).transpose(1, 2)
-        out = out if out.is_floating_point() else out.float()
-        return out if flip is None else torch.where(flip[:, None, None, None, None], out.flip(-1), out)
+        out = torch.empty(N, C, T, size, size, dtype=frames.dtype if frames.is_floating_point() else torch.float32, device=frames.device)
+        for i, ((x1, y1, x2, y2), mirrored) in enumerate(zip(boxes.long().tolist(), [False]*N if flip is None else flip.tolist())):
+            clip = F.interpolate(frames[i, :, y1:y2, x1:x2].permute(0, 3, 1, 2), (size, size), mode='bilinear', antialias=True)     # (T, C, size, size)
+            out[i] = (clip.flip(-1) if mirrored else clip).transpose(0, 1)
+        return out
+    floats = frames if frames.is_floating_point() else frames.float()
     x1, y1, x2, y2 = boxes.to(floats).unbind(1)
     with torch.autocast(frames.device.type, enabled=False):                                   # half precision would lose grey levels
         rows = resize_matrix(y1, y2, size, H)[:, None] @ floats.flatten(3)                    # (N, T, size, W·C)
         return torch.einsum('nxw,ntywc->nctyx', resize_matrix(x1, x2, size, W, flip), rows.unflatten(-1, (W, C)))
 
-# %% ../../nbs/05_augment.ipynb #8a438c5b
+# %% ../../nbs/05_augment.ipynb #fcb76a03
 CROPS = dict(multiscale=(1, .875, .75, .66), square=(.5, 1.), resized=(.08, 1.), centre=(1.,))   # each crop's usual `scale`
-_PLACES = [(x, y) for x in (0, .5, 1) for y in (0, .5, 1)] + [(x, y) for x in (.25, .75) for y in (.25, .75)]
+_PLACES = tuple((x, y) for x in (0, .5, 1) for y in (0, .5, 1)) + tuple((x, y) for x in (.25, .75) for y in (.25, .75))
+
+@functools.lru_cache(maxsize=64)
+def _constant(values:tuple, device:torch.device)->Tensor:
+    "A small table, copied to a device once: a copy per step would wait for the GPU."
+    with torch.inference_mode(False): return torch.tensor(values, dtype=torch.float32, device=device)
 
 def draw_boxes(
     u:Tensor,              # (N, 4) uniform random numbers in [0, 1)
@@ -72,9 +77,9 @@ def draw_boxes(
     valid = valid.to(u.dtype)
     (height, width), short, place = valid.unbind(1), valid.amin(1), u[:, 2:]
     if crop == 'multiscale':
-        pairs = u.new_tensor([(a, b) for i,a in enumerate(scale) for j,b in enumerate(scale) if abs(i-j) <= 1])
+        pairs = _constant(tuple((a, b) for i,a in enumerate(scale) for j,b in enumerate(scale) if abs(i-j) <= 1), u.device)
         w, h = (pairs[(u[:, 0]*len(pairs)).long()]*short[:, None]).unbind(1)
-        place = u.new_tensor(_PLACES)[(u[:, 2]*len(_PLACES)).long()]
+        place = _constant(_PLACES, u.device)[(u[:, 2]*len(_PLACES)).long()]
     elif crop == 'resized':
         area = height*width*(scale[0] + u[:, 0]*(scale[-1] - scale[0]))
         aspect = (4/3)**(2*u[:, 1] - 1)
@@ -106,21 +111,23 @@ def _swap(text:str, a:str, b:str)->str:
     "Exchange two whole words (also inside `turn_left`)."
     return re.sub(rf'(?<![a-z-])({re.escape(b)}|{re.escape(a)})(?![a-z])', lambda m: b if m[0] == a else a, text)
 
-# %% ../../nbs/05_augment.ipynb #c7d43920
+# %% ../../nbs/05_augment.ipynb #0fb0ad11
 MEAN, STD = (.485, .456, .406), (.229, .224, .225)                              # ImageNet, RGB in 0…1
 _GREY = (.299, .587, .114)
 _YIQ = ((.299, .587, .114), (.595716, -.274453, -.321263), (.211456, -.522591, .311135))
+_RGB = tuple(map(tuple, torch.tensor(_YIQ).double().inverse().tolist()))                 # back from YIQ
 
 def colour_matrix(
     factors:Tensor   # (N, 4) brightness, contrast, saturation (1 = unchanged) and hue (turns, 0 = unchanged)
 )->Tensor:           # (N, 3, 3), and (N,) weights of the clip's mean grey, in a tuple
     "Brightness, contrast, saturation and hue of each clip as one matrix and one offset."
     b, c, s, turn = factors.unbind(1)
-    eye, one, yiq = torch.eye(3).to(factors), torch.zeros_like(b), factors.new_tensor(_YIQ)
+    grey, yiq, rgb = (_constant(x, factors.device).to(factors) for x in (_GREY, _YIQ, _RGB))
+    zero, one = torch.zeros_like(b), torch.ones_like(b)
     cos, sin = (turn*2*torch.pi).cos(), (turn*2*torch.pi).sin()
-    rotate = torch.stack((one+1, one, one, one, cos, -sin, one, sin, cos), 1).view(-1, 3, 3)
-    saturate = s[:, None, None]*eye + (1 - s)[:, None, None]*factors.new_tensor(_GREY)    # each row is γ: 1 γᵀ
-    return (b*c)[:, None, None]*(torch.linalg.solve(yiq, rotate @ yiq) @ saturate), b*(1 - c)
+    rotate = torch.stack((one, zero, zero, zero, cos, -sin, zero, sin, cos), 1).view(-1, 3, 3)
+    saturate = s[:, None, None]*torch.eye(3, device=factors.device, dtype=factors.dtype) + (1 - s)[:, None, None]*grey    # each row is γ: 1 γᵀ
+    return (b*c)[:, None, None]*(rgb @ rotate @ yiq @ saturate), b*(1 - c)
 
 def colour(
     clip:Tensor,     # (N, 3, T, H, W) float in 0…255
@@ -128,10 +135,10 @@ def colour(
 )->Tensor:           # (N, 3, T, H, W) float in 0…255
     "Colour jitter, one matrix per clip."
     matrix, offset = colour_matrix(factors)
-    grey = clip.mean((2, 3, 4)) @ clip.new_tensor(_GREY)                                 # (N,)
+    grey = clip.mean((2, 3, 4)) @ _constant(_GREY, clip.device).to(clip)                                 # (N,)
     return torch.baddbmm((offset*grey)[:, None, None].expand(-1, 3, 1), matrix, clip.flatten(2)).clamp_(0, 255).view_as(clip)
 
-# %% ../../nbs/05_augment.ipynb #855bff6e
+# %% ../../nbs/05_augment.ipynb #e5d67526
 @dataclass(frozen=True)
 class Draw:
     "What was drawn for a batch: apply it to any stream of the same clips."
@@ -175,11 +182,11 @@ class Augment(nn.Module):
     )->Draw:
         "Draw box, flip and colour for each clip."
         N, device = len(frames), frames.device
-        valid = torch.tensor([frames.shape[2:4]]*N, device=device).view(N, 2) if valid is None else valid.to(device, non_blocking=True)
+        valid = _constant(tuple(frames.shape[2:4]), device).expand(N, 2) if valid is None else valid.to(device, non_blocking=True)
         check_shape('valid', valid, 'N 2', N=N)
         if not self.train_: return Draw(draw_boxes(torch.zeros(N, 4, device=device), valid, 'centre', (self.test_scale,)), torch.zeros(N, dtype=torch.bool, device=device))
         u = torch.rand(N, 9, generator=generator, device=generator.device if generator else 'cpu').to(device, non_blocking=True)
-        factors = torch.tensor([1., 1, 1, 0], device=device) + (2*u[:, 5:] - 1)*torch.tensor(self.jitter, device=device) if any(self.jitter) else None
+        factors = _constant((1, 1, 1, 0), device) + (2*u[:, 5:] - 1)*_constant(self.jitter, device) if any(self.jitter) else None
         return Draw(draw_boxes(u[:, :4], valid, self.crop, self.scale), (u[:, 4] < .5) & self.flip_, factors)
 
     @torch.no_grad()
@@ -232,7 +239,17 @@ class Augment(nn.Module):
         draw = self.draw(frames, valid, generator)
         return self.rgb(frames, draw), self.labels(target, draw)
 
-# %% ../../nbs/05_augment.ipynb #fdc30fd8
+# %% ../../nbs/05_augment.ipynb #abc003cd
+def denormalise(
+    clip:Tensor,      # (N, 3, T, H, W) normalised
+    mean:tuple=MEAN,  # what it was normalised with
+    std:tuple=STD     # what it was normalised with
+)->Tensor:            # (N, T, H, W, 3) uint8, to look at
+    "Undo the normalisation."
+    check_shape('clip', clip, 'N 3 T H W')
+    return (clip.movedim(1, -1)*clip.new_tensor(std) + clip.new_tensor(mean)).mul(255).round().clamp(0, 255).byte()
+
+# %% ../../nbs/05_augment.ipynb #d1b28441
 def fixed_boxes(
     valid:Tensor,      # (N, 2) height and width, px
     crops:int=1,       # 1 (centre) or 3 (both ends and the middle of the long side)
@@ -243,7 +260,7 @@ def fixed_boxes(
     if not 0 < scale <= 1: raise ValueError(f'scale: expected a fraction above 0 and up to 1, got {scale}')
     size = valid.float().flip(1)[:, None]                                                 # (N, 1, 2): width, height
     side = (scale*size.amin(-1, keepdim=True)).round().clamp_min(1)
-    along = torch.tensor([.5] if crops == 1 else [0, .5, 1], device=valid.device)[:, None]
+    along = _constant((.5,) if crops == 1 else (0, .5, 1), valid.device)[:, None]
     corner = (torch.where(size == size.amax(-1, keepdim=True), along, .5)*(size - side)).round()
     return torch.cat((corner, corner + side), -1)
 
@@ -260,17 +277,8 @@ def test_crops(
     "Fixed crops for testing; scores are averaged over them."
     augment = Augment(size, train=False, mean=mean, std=std)
     N = check_shape('frames', frames, 'N T H W 3')['N']
-    valid = torch.tensor([frames.shape[2:4]]*N, device=frames.device).view(N, 2) if valid is None else valid.to(frames.device)
+    valid = _constant(tuple(frames.shape[2:4]), frames.device).expand(N, 2) if valid is None else valid.to(frames.device)
     boxes, still = fixed_boxes(valid, crops, scale), torch.zeros(N, dtype=torch.bool, device=frames.device)
     return torch.stack([augment.rgb(frames, Draw(box, still)) for box in boxes.unbind(1)], 1)
 
 test_crops.__test__ = False      # not a unit test, whatever pytest thinks of its name
-
-def denormalise(
-    clip:Tensor,      # (N, 3, T, H, W) normalised
-    mean:tuple=MEAN,  # what it was normalised with
-    std:tuple=STD     # what it was normalised with
-)->Tensor:            # (N, T, H, W, 3) uint8, to look at
-    "Undo the normalisation."
-    check_shape('clip', clip, 'N 3 T H W')
-    return (clip.movedim(1, -1)*clip.new_tensor(std) + clip.new_tensor(mean)).mul(255).round().clamp(0, 255).byte()
