@@ -137,6 +137,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'fgar.metrics._multi_hot': ('metrics.html#_multi_hot', 'fgar/metrics.py'),
                               'fgar.metrics._scores': ('metrics.html#_scores', 'fgar/metrics.py'),
                               'fgar.metrics._student_tails': ('metrics.html#_student_tails', 'fgar/metrics.py'),
+                              'fgar.metrics._tensor': ('metrics.html#_tensor', 'fgar/metrics.py'),
                               'fgar.metrics._to_groups': ('metrics.html#_to_groups', 'fgar/metrics.py'),
                               'fgar.metrics.average_precision': ('metrics.html#average_precision', 'fgar/metrics.py'),
                               'fgar.metrics.class_report': ('metrics.html#class_report', 'fgar/metrics.py'),

@@ -114,7 +114,7 @@ def draw_boxes(
         frames[(inset >= 0) & (inset < width)] = rgb[b]
     return frames
 
-# %% ../nbs/07_show.ipynb #c17f76be
+# %% ../nbs/07_show.ipynb #f7a7f378
 @dataclass(frozen=True)
 class Player:
     "A clip as HTML, shown by a notebook."
@@ -133,6 +133,8 @@ _PLAY = ("const f=this.closest('figure'),r=f.querySelector('input'),b=this,still
 _SEEK = ("const f=this.closest('figure'),i=+this.value,c=+f.dataset.columns,s=f.querySelector('img'),l=JSON.parse(f.dataset.labels)[i];"
          "s.style.transform='translate('+-100*(i%c)/c+'%,'+-100*Math.floor(i/c)/+f.dataset.rows+'%)';f.querySelector('output').textContent=l;this.setAttribute('aria-valuetext',l)")
 
+_KEYS = 'data-lm-suppress-shortcuts="true"'      # JupyterLab, which uses arrow keys and Enter for its cells, leaves them to us
+
 def _uri(data, kind): return f'data:{kind};base64,{base64.b64encode(data).decode()}'
 
 def _encode(image, kind, **options):
@@ -141,7 +143,8 @@ def _encode(image, kind, **options):
 
 def _mp4(frames, fps, labels, alt, shown, quality):
     from fgar.data.video import write_video
-    file = io.BytesIO(); write_video(file, frames, fps=fps)
+    file, (H, W) = io.BytesIO(), frames.shape[1:3]
+    write_video(file, frames[:, :H - H % 2, :W - W % 2], fps=fps, crf=24)          # yuv420p needs even sides
     return file.getvalue(), f'<video controls loop muted playsinline aria-label="{alt}" style="{shown}" src="{_uri(file.getvalue(), "video/mp4")}"></video>'
 
 def _gif(frames, fps, labels, alt, shown, quality):
@@ -160,8 +163,8 @@ def _scrubber(frames, fps, labels, alt, shown, quality):
     return data, (
         f'<figure role="group" aria-label="{alt}" data-ms="{1000/fps:.0f}" data-columns="{columns}" data-rows="{rows}" data-labels="{said}" style="display:inline-block;margin:0;{shown}">'
         f'<div style="overflow:hidden;aspect-ratio:{W}/{H}"><img alt="{alt}" src="{_uri(data, "image/webp")}" style="display:block;margin:0;padding:0;border:0;max-width:none;width:{100*columns}%;height:{100*rows}%"></div>'
-        f'<div style="display:flex;align-items:center;gap:.5em;font:13px sans-serif"><button type="button" aria-label="Play" style="width:2.6em" onclick="{_PLAY}">▶</button>'
-        f'<input type="range" min="0" max="{T-1}" value="0" aria-label="frame" aria-valuetext="{html.escape(labels[0])}" style="flex:1;min-width:0" oninput="{_SEEK}">'
+        f'<div style="display:flex;align-items:center;gap:.5em;font:13px sans-serif"><button type="button" {_KEYS} aria-label="Play" style="width:2.6em" onclick="{_PLAY}">▶</button>'
+        f'<input type="range" {_KEYS} min="0" max="{T-1}" value="0" aria-label="frame" aria-valuetext="{html.escape(labels[0])}" style="flex:1;min-width:0" oninput="{_SEEK}">'
         f'<output style="min-width:4em;white-space:nowrap">{html.escape(labels[0])}</output></div></figure>')
 
 # %% ../nbs/07_show.ipynb #45bcd7f2
