@@ -167,11 +167,11 @@ def _scrubber(frames, fps, labels, alt, shown, quality):
         f'<input type="range" {_KEYS} min="0" max="{T-1}" value="0" aria-label="frame" aria-valuetext="{html.escape(labels[0])}" style="flex:1;min-width:0" oninput="{_SEEK}">'
         f'<output style="min-width:4em;white-space:nowrap">{html.escape(labels[0])}</output></div></figure>')
 
-# %% ../nbs/07_show.ipynb #45bcd7f2
+# %% ../nbs/07_show.ipynb #a29c7fc1
 def play(
     frames:Tensor,            # (T, H, W, 3) uint8 or (3, T, H, W) float
     fps:float=8,              # frames per second shown
-    kind:str='scrubber',      # 'scrubber', 'mp4' (needs fgar.data.video) or 'gif'
+    kind:str='scrubber',      # 'scrubber', 'mp4' (needs PyAV) or 'gif'
     labels=None,              # T strings beside the slider; the time by default
     alt:str='video clip',     # what it shows, for those who do not see it
     width:int=None,           # on the page, px; the frames' own by default, at least 240
@@ -250,10 +250,10 @@ def displacement(
     ax.set(xlabel='dx (cells)', ylabel='dy (cells)', title=title or f'best at ({dx-r}, {dy-r})')
     return ax
 
-# %% ../nbs/07_show.ipynb #71da04a5
+# %% ../nbs/07_show.ipynb #01c176aa
 @style()
 def curves(
-    history,             # DataFrame or dict of lists: epoch, train_loss, val_loss, val_top1, …
+    history,             # DataFrame, dict of lists or list of dicts: epoch, train_loss (or loss), val_loss, val_top1, …
     measures=None,       # which, without train_ and val_; all that have either by default
     axes=None            # one per measure to draw into
 ):                       # array of Axes, one per measure
@@ -267,8 +267,9 @@ def curves(
     axes = np.atleast_1d(axes)
     if len(axes) < len(measures): raise ValueError(f'axes: expected {len(measures)}, one per measure, got {len(axes)}')
     for ax, measure in zip(axes, measures):
-        for side, color, dash in (('train', COLORS[0], '--'), ('val', COLORS[1], '-')):
-            if (column := f'{side}_{measure}') in history:
+        train = f'train_{measure}' if f'train_{measure}' in history else measure
+        for side, column, color, dash in (('train', train, COLORS[0], '--'), ('val', f'val_{measure}', COLORS[1], '-')):
+            if column in history:
                 sns.lineplot(history.dropna(subset=[column]), x='epoch', y=column, ax=ax, color=color, linestyle=dash, label=side, errorbar='sd')
         ax.set(xlabel='epoch', ylabel=measure); ax.legend()
         ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
