@@ -1,11 +1,11 @@
 "fgar.data.datasets: manifests good and bad, samples, batches, order, ranks, resuming, broken files."
-import math, pickle, warnings
+import math, os, pickle, warnings
 from pathlib import Path
 
 import pandas as pd, pytest, torch
 
 from fgar.core import generator
-from fgar.data.datasets import COLUMNS, Loader, Manifest, VideoDataset, balanced_order, collate, read_table
+from fgar.data.datasets import COLUMNS, VIDEO_ENDINGS, Loader, Manifest, VideoDataset, balanced_order, collate, read_table
 from fgar.data.video import write_video
 
 def table(**columns): return pd.DataFrame(columns)
@@ -144,11 +144,10 @@ def test_a_span_without_frames_is_a_failed_item(videos, start, end):
     m = Manifest(table(path=['class0/0.mp4'], label=['a'], start=[start], end=[end]), videos)
     assert 'start' in VideoDataset(m, frames=4)[0]['error'] or 'no frame' in VideoDataset(m, frames=4)[0]['error']
 
-@pytest.mark.parametrize('short, expect', [('last', [0]*5 + [4]*3), ('loop', None)])
+@pytest.mark.parametrize('short, expect', [('last', [0, 1, 2, 3, 4, 4, 4, 4]), ('loop', [0, 1, 2, 3, 4, 0, 1, 2])])
 def test_short_videos(videos, short, expect):
     m = Manifest(table(path=['class0/0.mp4'], label=['a'], end=[.5]), videos)
-    at = VideoDataset(m, frames=8, sampling='dense', short=short).indices(0).tolist()
-    assert at == ([0, 1, 2, 3, 4, 4, 4, 4] if short == 'last' else [0, 1, 2, 3, 4, 0, 1, 2])
+    assert VideoDataset(m, frames=8, sampling='dense', short=short).indices(0).tolist() == expect
 
 @pytest.mark.parametrize('sampling', ['segments', 'dense'])
 def test_test_clips(videos, sampling):
@@ -309,3 +308,11 @@ def test_spawned_workers(videos):
     loader = Loader(VideoDataset(Manifest.from_folder(videos), frames=2), batch=5, workers=1)
     loader._loader.multiprocessing_context = 'spawn'
     assert indices(loader.epoch(0)) == [[0, 1, 2, 3, 4], [5, 6, 7, 8]]
+
+def test_real_files_of_many_formats():
+    folder = Path(os.environ.get('FGAR_REAL', Path(__file__).parents[1].parent/'shared'/'real'))/'formats'
+    if not folder.is_dir(): pytest.skip('FGAR_REAL: no folder with real files')
+    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in VIDEO_ENDINGS)
+    m = Manifest(table(path=[str(p.relative_to(folder)) for p in files], label=['any']*len(files)), folder, check_files=True)
+    loader = Loader(VideoDataset(m, frames=2, size=64), batch=8, workers=0)
+    assert sorted(sum(indices(loader.epoch(0)), [])) == list(range(len(files))) and not loader.failures

@@ -91,20 +91,22 @@ def draw_boxes(
     corner = (place*(valid.flip(1) - sides)).round()
     return torch.cat((corner, corner + sides), 1)
 
-# %% ../../nbs/05_augment.ipynb #33f7ffc9
+# %% ../../nbs/05_augment.ipynb #1e60c286
 _MIRROR = [('left', 'right'), ('clockwise', 'counterclockwise'), ('clockwise', 'anticlockwise'), ('clockwise', 'counter-clockwise'), ('clockwise', 'anti-clockwise')]
 
 def flip_map(
     labels:list[str],                      # class names, in label order
+    same:list[str]=(),                     # classes that are their own mirror image, whatever their words
     pairs:list[tuple[str,str]]=_MIRROR     # words that a mirror exchanges
 )->Tensor:                                 # (K,) int64: label of the mirror image
     "The label map of a left/right flip, found by the words in the class names; raise where a mirror image has no name."
     index, mirror, lost = {name.lower(): i for i,name in enumerate(labels)}, [], []
+    for name in same: check_choice('same', name, labels)
     for i, name in enumerate(labels):
-        found = [index.get(_swap(name.lower(), *pair)) for pair in pairs if _swap(name.lower(), *pair) != name.lower()]
+        found = [] if name in same else [index.get(_swap(name.lower(), *pair)) for pair in pairs if _swap(name.lower(), *pair) != name.lower()]
         mirror.append(next((k for k in found if k is not None), i))
         if found and mirror[-1] == i: lost.append(name)
-    if lost: raise ValueError(f"labels: the mirror image of {', '.join(map(repr, lost[:3]))} ({len(lost)} in all) is not among the labels. Use flip=False, or give flip_labels yourself")
+    if lost: raise ValueError(f"labels: the mirror image of {', '.join(map(repr, lost[:3]))} ({len(lost)} in all) is not among the labels. If no side is meant: same=[…]; otherwise flip=False, or give flip_labels yourself")
     return torch.tensor(mirror)
 
 def _swap(text:str, a:str, b:str)->str:
