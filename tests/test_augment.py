@@ -225,3 +225,8 @@ def test_gpu_equals_cpu_and_never_waits():
     try: gpu, _ = augment(on, target, valid.cuda(non_blocking=True), generator(0))
     finally: torch.cuda.set_sync_debug_mode('default')
     assert_close(denormalise(gpu).cpu().int(), denormalise(cpu).int(), atol=3, rtol=0)
+
+def test_eval_switches_the_dice_off():
+    augment = Augment(16)
+    assert torch.equal(augment.eval()(clips())[0], Augment(16, train=False)(clips())[0])
+    assert not torch.equal(augment.train()(clips(), generator=generator(0))[0], augment.eval()(clips())[0])
