@@ -194,7 +194,7 @@ class Manifest:
             rows['path'] = [p if os.path.isabs(p) else Path(os.path.relpath(self.folder/p, path.parent)).as_posix() for p in rows.path]
         with atomic_write(path) as temporary: rows.to_csv(temporary, index=False, lineterminator='\n')
 
-# %% ../../nbs/04_datasets.ipynb #9934d9bf
+# %% ../../nbs/04_datasets.ipynb #1e99c3dc
 class VideoDataset(Dataset):
     "Clips of a manifest: row → frames, label, index. A file that cannot be read gives an item with `error` instead."
     def __init__(self,
@@ -206,15 +206,17 @@ class VideoDataset(Dataset):
         train:bool=False,            # random places in time
         seed:int=0,                  # of the random places
         stride:int=1,                # 'dense': step between frames
+        length:int=1,                # 'segments': consecutive frames per segment, T = segments · length
         short:str='last'             # what follows the last frame of a short video: 'last' (it stays) or 'loop'
     ):
         check_choice('sampling', sampling, ['segments', 'dense'])
         check_choice('short', short, ['last', 'loop'])
-        for name, value in dict(frames=frames, clips=clips, stride=stride).items():
+        for name, value in dict(frames=frames, clips=clips, stride=stride, length=length).items():
             if not isinstance(value, int) or value < 1: raise ValueError(f'{name}: expected an int of at least 1, got {value!r}')
         if train and clips > 1: raise ValueError(f'clips: expected 1 when training, got {clips}. Several clips of a video are for testing')
+        if frames % length: raise ValueError(f'length: expected a divisor of frames = {frames}, got {length}. frames = segments · length')
         self.manifest, self.frames, self.sampling, self.clips, self.size, self.train = manifest, frames, sampling, clips, size, train
-        self.seed, self.stride, self.short, self.epoch = seed, stride, short, 0
+        self.seed, self.stride, self.length, self.short, self.epoch = seed, stride, length, short, 0
         self.labels, self.targets = manifest.labels, manifest.targets
         self.lead = (frames,) if clips == 1 else (clips, frames)         # axes of an item's frames before H, W, 3
 
@@ -230,12 +232,14 @@ class VideoDataset(Dataset):
     )->Tensor:                        # (clips·T,) numbers of frames in the file, all within start ≤ time < end
         "Which frames of a row to read."
         path, (start, end) = self.manifest.path(index), (None if math.isnan(x) else x for x in self.manifest.rows[['start', 'end']].iloc[index])
-        within = torch.from_numpy(_span(path, _index(path), start, end))
+        within = torch.from_numpy(_span(path, _index(path), start, end))            # numbers of the frames shown in that time
         count = len(within)
         if not count: raise VideoError(f'{path}: no frame is shown from {start} to {end} s. Are start and end in seconds?')
-        if self.sampling == 'segments': at = segment_indices(count, self.clips*self.frames, train=self.train, generator=random).view(self.frames, self.clips).T
+        if self.sampling == 'segments':
+            segments = self.frames//self.length
+            at = segment_indices(count, segments*self.clips, self.length, self.train, random, self.short).view(segments, self.clips, self.length).transpose(0, 1)
         elif self.clips > 1: at = clip_windows(count, self.frames, self.stride, self.clips, short=self.short)
-        else: at = dense_indices(count, self.frames, self.stride, train=self.train, generator=random, short=self.short)
+        else: at = dense_indices(count, self.frames, self.stride, self.train, random, self.short)
         return within[at.flatten()]
 
     def __getitem__(self,

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from ..core import atomic_write, check_shape
 
-# %% ../../nbs/02_video.ipynb #0776ddb4
+# %% ../../nbs/02_video.ipynb #0ce36a04
 def _chunks(frames)->Iterator[np.ndarray]:
     "Any of the accepted forms of frames, as (T, H, W, 3) uint8 arrays of one size."
     shape = None
@@ -36,7 +36,7 @@ def _chunks(frames)->Iterator[np.ndarray]:
         if chunk.dtype != torch.uint8: raise ValueError(f'frames: expected uint8 from 0 to 255, got {chunk.dtype}. (255*x).round().clamp(0, 255).byte()?')
         shape = shape or (sizes['H'], sizes['W'])
         if shape != (sizes['H'], sizes['W']): raise ValueError(f"frames: expected {shape[0]}×{shape[1]} px like the first frame, got {sizes['H']}×{sizes['W']}. A file has one size")
-        yield chunk.cpu().contiguous().numpy()
+        if len(chunk): yield chunk.cpu().contiguous().numpy()
 
 _SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi')
 
@@ -57,7 +57,8 @@ def write_video(
     "Write frames as a video file, whole or not at all. An iterable of chunks is written in constant memory."
     if not _is_encoder(codec): raise ValueError(f'codec: expected an encoder that this FFmpeg has, such as libx264, libvpx-vp9 or mpeg4; got {codec!r}')
     if not (fps > 0 and math.isfinite(fps)): raise ValueError(f'fps: expected a positive number, got {fps}')
-    options = {'g': str(gop), **({'crf': str(crf)} if crf is not None and codec.startswith('lib') else {}), **(options or {})}
+    options = {'g': str(gop), **({'mbtree': '0'} if codec == 'libx264' else {}), **({'crf': str(crf)} if crf is not None and codec.startswith('lib') else {}), **(options or {})}
+    # x264's macroblock tree gives another file from one run to the next; without it the same frames give the same bytes
     if hasattr(path, 'write'): _encode(path, 'mp4', frames, fps, codec, pix_fmt, options); return path
     if Path(path).suffix not in _SUFFIXES: raise ValueError(f"path: expected a name that ends in one of {' '.join(_SUFFIXES)}, got {str(path)!r}")
     with atomic_write(path) as temporary: _encode(str(temporary), None, frames, fps, codec, pix_fmt, options)
@@ -84,7 +85,7 @@ def _encode(target, container, frames, fps, codec, pix_fmt, options)->None:
         if isinstance(e, OSError): raise
         raise ValueError(f'codec: {codec!r} with pix_fmt {pix_fmt!r} and options {options} cannot write this file (FFmpeg: {e.strerror or e})') from e
 
-# %% ../../nbs/02_video.ipynb #daf8a3a0
+# %% ../../nbs/02_video.ipynb #be3dd648
 class VideoError(ValueError):
     "A file that is not a readable video: missing, empty, torn, damaged, or something else altogether."
 
@@ -131,6 +132,7 @@ def _opened(path, threads:int=1):
         with av.open(f'file:{path}', metadata_errors='ignore', timeout=(30, 30), options={'format_whitelist': _CONTAINERS, 'protocol_whitelist': 'file'}) as container:
             stream = next((s for s in container.streams.video if not s.disposition & 1024), None)                # 1024: a cover picture
             if stream is None: raise VideoError(f'{path}: holds no video stream (only {", ".join(s.type for s in container.streams) or "nothing"})')
+            if stream.codec_context is None: raise VideoError(f'{path}: its codec is unknown to FFmpeg. Convert it to H.264 with another program')
             stream.codec_context.thread_count, stream.thread_type = threads, 'NONE' if threads == 1 else 'AUTO'
             yield container, stream
     except (VideoError, FrameError): raise
@@ -238,7 +240,7 @@ def probe(
     "What is in a file: the frames that the decoder gives, not those that the header promises."
     return _index(path).info
 
-# %% ../../nbs/02_video.ipynb #30617bd2
+# %% ../../nbs/02_video.ipynb #c4efe1ad
 _DROPPABLE = {'h264', 'mpeg4', 'mpeg2video', 'mpeg1video', 'vp8'}    # a frame marked 'not a reference' is never one
 
 def _runs(index:_Index, numbers:np.ndarray)->list[tuple[int,int]]:
@@ -284,7 +286,7 @@ def _frames(path, index:_Index, numbers:np.ndarray, threads:int)->Iterator:
 def _target(info:VideoInfo, size)->tuple[int,int]:
     "Height and width to decode to."
     if size is None: return info.height, info.width
-    pair = [size] if isinstance(size, int) else list(size)
+    pair = list(size) if isinstance(size, (tuple, list)) else [size]
     if len(pair) not in (1, 2) or not all(isinstance(s, int) and s > 0 for s in pair): raise ValueError(f'size: expected None, the short side or (height, width) in px, got {size!r}')
     if len(pair) == 2: return tuple(pair)
     short = min(info.height, info.width)
