@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ..core import check_choice, check_shape
 
-# %% ../../nbs/10_optical_flow.ipynb #d714faf0
+# %% ../../nbs/10_optical_flow.ipynb #07ba67ed
 def warp(
     image:Tensor,        # (N, C, H, W) float
     flow:Tensor,         # (N, 2, H, W) px, (dx, dy)
@@ -32,9 +32,7 @@ def warp(
     h, w = sizes['H'], sizes['W']
     line = lambda n: torch.arange(n, dtype=flow.dtype, device=flow.device)
     at = torch.stack([line(w) + flow[:, 0], line(h)[:, None] + flow[:, 1]], -1)                # (N, H, W, 2)
-    if mode == 'corrected':
-        base, t = at.floor(), at - at.floor()
-        for _ in range(2): at = base + t + (at - base)*(1 - at + base)*(at - base - .5)
+    if mode == 'corrected': t = at - at.floor(); at = at + t*(1 - t)*(t - .5)
     at = at*at.new_tensor([2/max(w-1, 1), 2/max(h-1, 1)]) - 1
     return F.grid_sample(image, at, 'bilinear' if mode == 'bilinear' else 'bicubic', 'border', align_corners=True)
 
@@ -246,7 +244,7 @@ def tvl1_round(
     slope = rate*forward_gradient(u)
     return u, (p + slope)/(1 + (slope.square().sum(0, keepdim=True) + 1e-12).sqrt())
 
-# %% ../../nbs/10_optical_flow.ipynb #0eb972c3
+# %% ../../nbs/10_optical_flow.ipynb #41012b4c
 def tvl1_step(
     rho:Tensor,                  # (N, 1, H, W) ρ₀ of `linearise`
     g:Tensor,                    # (N, 2, H, W)
@@ -260,7 +258,8 @@ def tvl1_step(
     "TV-L1 around one linearisation; differentiable."
     gg = g.square().sum(1, keepdim=True) + 1e-6
     p = forward_gradient(torch.zeros_like(u))
-    for _ in range(iterations): u, p = round(u, p, rho/gg, g/gg, g, lam*theta, theta, tau/theta)
+    c, gn = rho/gg, g/gg
+    for _ in range(iterations): u, p = round(u, p, c, gn, g, lam*theta, theta, tau/theta)
     return u
 
 # %% ../../nbs/10_optical_flow.ipynb #a8c19bc5
