@@ -87,7 +87,7 @@ def bend(
     out = out/out.norm(dim=-1, keepdim=True).clamp(min=1e-4)
     return a + way*along + out*(upper**2 - along**2).clamp(min=0).sqrt(), a + way*reach
 
-# %% ../nbs/01a_motion.ipynb #4254ea5f
+# %% ../nbs/01a_motion.ipynb #daf74f5a
 JOINTS = ['head', 'neck', 'pelvis', 'left shoulder', 'right shoulder', 'left elbow', 'right elbow', 'left hand', 'right hand',
           'left hip', 'right hip', 'left knee', 'right knee', 'left foot', 'right foot']
 
@@ -215,7 +215,7 @@ class Play:
         joints, extra = place(joints)[:, :n], place(extra)[:, :n]
         swap = self.right[:, None, None, None]
         joints = torch.where(swap, joints[:, :, _SWAP], joints); extra = torch.where(swap, extra[:, :, [0, 1, 3, 2]], extra)
-        busy = torch.stack([torch.ones_like(self.right), both[:, n+1, 0] > .5], -1)
+        busy = torch.stack([torch.ones_like(self.right), (both[:, n+1, 0] > .5) | (cross > 0)], -1)
         return Pose(joints, extra, (ball*flip)[:, :n], (self.yaw*side)[:, :n, 0], torch.stack([self.start, self.start + self.unit], -1),
                     torch.where(self.right[:, None], busy.flip(-1), busy), self.scale[:, 0, 0])
 
