@@ -105,6 +105,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'fgar.data.datasets.VideoDataset.indices': ( 'datasets.html#videodataset.indices',
                                                                                  'fgar/data/datasets.py'),
                                     'fgar.data.datasets.VideoDataset.name': ('datasets.html#videodataset.name', 'fgar/data/datasets.py'),
+                                    'fgar.data.datasets.VideoDataset.seconds': ( 'datasets.html#videodataset.seconds',
+                                                                                 'fgar/data/datasets.py'),
                                     'fgar.data.datasets.VideoDataset.set_epoch': ( 'datasets.html#videodataset.set_epoch',
                                                                                    'fgar/data/datasets.py'),
                                     'fgar.data.datasets._Plan': ('datasets.html#_plan', 'fgar/data/datasets.py'),
