@@ -155,6 +155,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'fgar.demo.demo': ('demo.html#demo', 'fgar/demo.py'),
                            'fgar.demo.recipe': ('demo.html#recipe', 'fgar/demo.py'),
                            'fgar.demo.report': ('demo.html#report', 'fgar/demo.py'),
+                           'fgar.demo.run_folder': ('demo.html#run_folder', 'fgar/demo.py'),
                            'fgar.demo.table': ('demo.html#table', 'fgar/demo.py'),
                            'fgar.demo.write_data': ('demo.html#write_data', 'fgar/demo.py')},
             'fgar.evaluate': { 'fgar.evaluate.EvaluateConfig': ('evaluation.html#evaluateconfig', 'fgar/evaluate.py'),
