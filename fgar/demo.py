@@ -49,7 +49,7 @@ def write_data(
                       difficulty=config.difficulty, classes=list(config.classes) or None, seed=config.seed)
     return folder/'manifest.csv'
 
-# %% ../nbs/55_demo.ipynb #4ec41dce
+# %% ../nbs/55_demo.ipynb #37f5e792
 def run_folder(config:DemoConfig, frames:int)->Path: return Path(config.out)/f"{frames}-frame{'s' if frames > 1 else ''}"
 
 def recipe(
@@ -58,7 +58,7 @@ def recipe(
 )->TrainConfig:
     "How both models are trained."
     return TrainConfig(model='small3d', data=str(Path(config.out)/'court26/manifest.csv'), out=str(run_folder(config, frames)), frames=frames, size=config.size, classes=config.classes,
-                       epochs=config.epochs, batch=16, optimizer='adamw', lr=4e-3, weight_decay=.01, warmup=min(2., config.epochs/4), crop='square', scale=(.9, 1.), seed=config.seed)
+                       epochs=config.epochs, batch=16, optimizer='adamw', lr=2e-3, weight_decay=.01, warmup=min(4., config.epochs/4), crop='square', scale=(.9, 1.), seed=config.seed)
 
 # %% ../nbs/55_demo.ipynb #7a83c582
 def compare(
