@@ -16,10 +16,15 @@ from torch.nn import functional as F
 
 from .core import check_shape
 
-# %% ../nbs/06_metrics.ipynb #684dcd60
+# %% ../nbs/06_metrics.ipynb #c7cbeb6d
+def _tensor(x):
+    "As a tensor without gradient, on a device that has float64 (mps has not)."
+    x = torch.as_tensor(x).detach()
+    return x.cpu() if x.device.type == 'mps' else x
+
 def _labels(name, x, classes, rows=None):
     "Check labels (N,) and return them as int64."
-    x = torch.as_tensor(x)
+    x = _tensor(x)
     check_shape(name, x, 'N', **({} if rows is None else dict(N=rows)))
     if x.is_floating_point() or x.dtype == torch.bool: raise ValueError(f'{name}: expected integer labels, got {x.dtype}. {name}.long()?')
     if len(x) and not 0 <= x.min() <= x.max() < classes:
@@ -28,14 +33,14 @@ def _labels(name, x, classes, rows=None):
 
 def _scores(scores):
     "Check scores (N, K) and return them in double precision."
-    scores = torch.as_tensor(scores).detach()
+    scores = _tensor(scores)
     check_shape('scores', scores, 'N K', 'One class? scores[:, None]. Several clips per video? Average them first')
     if scores.isnan().any(): raise ValueError(f'scores: expected numbers, got NaN in row {scores.isnan().any(1).nonzero()[0].item()}. Did the training diverge?')
-    return (scores.cpu() if scores.device.type == 'mps' else scores).double()     # no float64 on mps
+    return scores.double()
 
 def _multi_hot(targets, scores):
     "Labels (N,) or zeros and ones (N, K), as bool (N, K)."
-    targets, (rows, classes) = torch.as_tensor(targets).to(scores.device), scores.shape
+    targets, (rows, classes) = _tensor(targets).to(scores.device), scores.shape
     if targets.ndim == 1: return F.one_hot(_labels('targets', targets, classes, rows), classes).bool()
     check_shape('targets', targets, 'N K', 'Labels have shape (N,)', N=rows, K=classes)
     if not ((targets == 0) | (targets == 1)).all(): raise ValueError(f'targets: expected only 0 and 1, got values from {targets.min():g} to {targets.max():g}. Soft targets have no positives to find')
@@ -55,14 +60,14 @@ def topk(
     above = (scores > mine) | ((scores == mine) & (index < target))                    # (N, K)
     return (above.sum(1) < k).double().mean()
 
-# %% ../nbs/06_metrics.ipynb #dfbac2ff
+# %% ../nbs/06_metrics.ipynb #bade79a7
 def confusion(
     predicted:Tensor,    # (N,) labels, or (N, K) scores whose argmax is taken
     target:Tensor,       # (N,) labels
     classes:int=None     # K; known already when scores are given
 )->Tensor:               # (K, K) int64; row = truth, column = prediction; matrices of batches add up
     "How often each class was taken for each."
-    predicted = torch.as_tensor(predicted)
+    predicted = _tensor(predicted)
     if predicted.ndim == 2: predicted, classes = _scores(predicted).argmax(1), predicted.shape[1]
     if classes is None: raise ValueError('classes: expected the number of classes, as predicted labels do not tell it. Pass classes=len(labels)')
     predicted = _labels('predicted', predicted, classes)
@@ -190,7 +195,7 @@ def summary(
     tops = {f'top{n}': topk(scores, targets, n).item() for n in k if n == 1 or n < scores.shape[1]}
     return {**tops, 'mean_class': mean_class_accuracy(scores, targets).item(), 'f1': f1(scores, targets).nanmean().item(), **result}
 
-# %% ../nbs/06_metrics.ipynb #d496b6de
+# %% ../nbs/06_metrics.ipynb #f358bb36
 def _student_tails(t, dof):
     "Area of Student's distribution beyond ±t: ∫ sin^(ν-1) by tanh-sinh quadrature."
     x = torch.linspace(-4, 4, 321, dtype=torch.double)
@@ -204,7 +209,7 @@ def t_test(
     b                        # (m,) results of the other, m ≥ 2
 )->tuple[float,float]:       # t, positive when a is larger, and the two-sided p in 0…1; NaN when nothing varies and the means agree
     "Welch's t-test: are the means different, whatever the spreads? (basketball paper, Table 5)."
-    a, b = (torch.as_tensor(x).detach().cpu().double() for x in (a, b))
+    a, b = (_tensor(x).cpu().double() for x in (a, b))
     for name, x in dict(a=a, b=b).items():
         check_shape(name, x, 'n')
         if len(x) < 2: raise ValueError(f'{name}: expected at least 2 results, got {len(x)}. One seed has no spread; train with more')
@@ -220,18 +225,18 @@ def mean_std(
     digits:int=2         # after the point
 )->str:                  # '71.20 ± 0.84 (n = 3)'
     "Mean ± sample standard deviation (n − 1), with the number of seeds, for tables."
-    values = torch.as_tensor(values).detach().cpu().double()*scale
+    values = _tensor(values).cpu().double()*scale
     if check_shape('values', values, 'n')['n'] == 0: raise ValueError('values: expected at least 1 result, got none')
     return f'{values.mean():.{digits}f}' + (f' ± {values.std():.{digits}f}' if len(values) > 1 else '') + f' (n = {len(values)})'
 
-# %% ../nbs/06_metrics.ipynb #fec1b8f2
+# %% ../nbs/06_metrics.ipynb #7eb670b3
 def temporal_iou(
     a:Tensor,    # (..., 2) start, end, s
     b:Tensor     # (..., 2) start, end, s; leading axes broadcast
 )->Tensor:       # (...) in 0…1, double
     "Intersection over union of time segments."
+    a, b = _tensor(a).double(), _tensor(b).double()
     check_shape('a', a, '... 2'); check_shape('b', b, '... 2')
-    a, b = a.double(), b.double()
     shared = (torch.minimum(a[..., 1], b[..., 1]) - torch.maximum(a[..., 0], b[..., 0])).clamp(min=0)
     return shared/(a.diff()[..., 0] + b.diff()[..., 0] - shared)
 
@@ -243,7 +248,7 @@ def recall_at(
     inclusive:bool=False     # whether IoU equal to `iou` is a hit too (≥)
 )->Tensor:                   # scalar in 0…1
     "R@n, IoU=m: share of rows where one of the first n segments has IoU > m with the truth (basketball paper, Table 4). No NMS is applied here."
-    segments, truth = torch.as_tensor(segments), torch.as_tensor(truth)
+    segments, truth = _tensor(segments), _tensor(truth)
     check_shape('truth', truth, 'N 2', N=check_shape('segments', segments, 'N P 2', 'One segment each? segments[:, None]')['N'])
     if n < 1: raise ValueError(f'n: expected at least 1, got {n}')
     if not (truth[:, 1] > truth[:, 0]).all(): raise ValueError('truth: expected end after start in each row. Is it (start, length)? Then add the start')

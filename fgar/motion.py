@@ -87,7 +87,7 @@ def bend(
     out = out/out.norm(dim=-1, keepdim=True).clamp(min=1e-4)
     return a + way*along + out*(upper**2 - along**2).clamp(min=0).sqrt(), a + way*reach
 
-# %% ../nbs/01a_motion.ipynb #4254ea5f
+# %% ../nbs/01a_motion.ipynb #a5543d9a
 JOINTS = ['head', 'neck', 'pelvis', 'left shoulder', 'right shoulder', 'left elbow', 'right elbow', 'left hand', 'right hand',
           'left hip', 'right hip', 'left knee', 'right knee', 'left foot', 'right foot']
 
@@ -191,7 +191,7 @@ class Play:
         arms, legs, slip, weight = [], [], 0*ball, 0*zero
         for sign, free, g, p in ((1., self.strong, grip[..., :1], palms[0]), (-1., self.off, grip[..., 1:], palms[1])):
             target = ball + p
-            low = (self.height - .2)*d - 10*(1 - d)                                # a dribbling hand does not follow the ball to the floor
+            low = (self.height - .2)*d - (1 - d)                                   # a dribbling hand does not follow the ball to the floor
             target = torch.cat([target[..., :1], target[..., 1:2].maximum(low), target[..., 2:]], -1)
             target = free + (target - free)*g
             shoulder = neck - .05*spine + .19*sign*across
@@ -201,7 +201,7 @@ class Play:
             hip = pelvis + .1*sign*across
             knee, ankle = bend(hip, foot, .45 + zero, .44 + zero, torch.tensor([.2*sign, 0., 1.], device=u.device) + 0*foot)
             legs.append((hip, knee, ankle, ankle + torch.tensor([.03*sign, -.035, .17], device=u.device)))
-        ball = ball + slip/weight.clamp(min=1)                                     # a hand at full reach keeps its ball
+        ball = ball + slip/weight.clamp(min=1)*(1 - d)**3                                     # a hand at full reach keeps its ball
         # ball in flight, in the frame of the first stance
         ball = world(ball)
         n = ball.shape[1] - 2
@@ -215,7 +215,7 @@ class Play:
         joints, extra = place(joints)[:, :n], place(extra)[:, :n]
         swap = self.right[:, None, None, None]
         joints = torch.where(swap, joints[:, :, _SWAP], joints); extra = torch.where(swap, extra[:, :, [0, 1, 3, 2]], extra)
-        busy = torch.stack([torch.ones_like(self.right), both[:, n+1, 0] > .5], -1)
+        busy = torch.stack([torch.ones_like(self.right), (both[:, n+1, 0] > .5) | (cross > 0)], -1)
         return Pose(joints, extra, (ball*flip)[:, :n], (self.yaw*side)[:, :n, 0], torch.stack([self.start, self.start + self.unit], -1),
                     torch.where(self.right[:, None], busy.flip(-1), busy), self.scale[:, 0, 0])
 

@@ -114,7 +114,7 @@ def draw_boxes(
         frames[(inset >= 0) & (inset < width)] = rgb[b]
     return frames
 
-# %% ../nbs/07_show.ipynb #c17f76be
+# %% ../nbs/07_show.ipynb #f7a7f378
 @dataclass(frozen=True)
 class Player:
     "A clip as HTML, shown by a notebook."
@@ -133,6 +133,8 @@ _PLAY = ("const f=this.closest('figure'),r=f.querySelector('input'),b=this,still
 _SEEK = ("const f=this.closest('figure'),i=+this.value,c=+f.dataset.columns,s=f.querySelector('img'),l=JSON.parse(f.dataset.labels)[i];"
          "s.style.transform='translate('+-100*(i%c)/c+'%,'+-100*Math.floor(i/c)/+f.dataset.rows+'%)';f.querySelector('output').textContent=l;this.setAttribute('aria-valuetext',l)")
 
+_KEYS = 'data-lm-suppress-shortcuts="true"'      # JupyterLab, which uses arrow keys and Enter for its cells, leaves them to us
+
 def _uri(data, kind): return f'data:{kind};base64,{base64.b64encode(data).decode()}'
 
 def _encode(image, kind, **options):
@@ -141,7 +143,8 @@ def _encode(image, kind, **options):
 
 def _mp4(frames, fps, labels, alt, shown, quality):
     from fgar.data.video import write_video
-    file = io.BytesIO(); write_video(file, frames, fps=fps)
+    file, (H, W) = io.BytesIO(), frames.shape[1:3]
+    write_video(file, frames[:, :H - H % 2, :W - W % 2], fps=fps, crf=24)          # yuv420p needs even sides
     return file.getvalue(), f'<video controls loop muted playsinline aria-label="{alt}" style="{shown}" src="{_uri(file.getvalue(), "video/mp4")}"></video>'
 
 def _gif(frames, fps, labels, alt, shown, quality):
@@ -160,15 +163,15 @@ def _scrubber(frames, fps, labels, alt, shown, quality):
     return data, (
         f'<figure role="group" aria-label="{alt}" data-ms="{1000/fps:.0f}" data-columns="{columns}" data-rows="{rows}" data-labels="{said}" style="display:inline-block;margin:0;{shown}">'
         f'<div style="overflow:hidden;aspect-ratio:{W}/{H}"><img alt="{alt}" src="{_uri(data, "image/webp")}" style="display:block;margin:0;padding:0;border:0;max-width:none;width:{100*columns}%;height:{100*rows}%"></div>'
-        f'<div style="display:flex;align-items:center;gap:.5em;font:13px sans-serif"><button type="button" aria-label="Play" style="width:2.6em" onclick="{_PLAY}">▶</button>'
-        f'<input type="range" min="0" max="{T-1}" value="0" aria-label="frame" aria-valuetext="{html.escape(labels[0])}" style="flex:1;min-width:0" oninput="{_SEEK}">'
+        f'<div style="display:flex;align-items:center;gap:.5em;font:13px sans-serif"><button type="button" {_KEYS} aria-label="Play" style="width:2.6em" onclick="{_PLAY}">▶</button>'
+        f'<input type="range" {_KEYS} min="0" max="{T-1}" value="0" aria-label="frame" aria-valuetext="{html.escape(labels[0])}" style="flex:1;min-width:0" oninput="{_SEEK}">'
         f'<output style="min-width:4em;white-space:nowrap">{html.escape(labels[0])}</output></div></figure>')
 
-# %% ../nbs/07_show.ipynb #45bcd7f2
+# %% ../nbs/07_show.ipynb #a29c7fc1
 def play(
     frames:Tensor,            # (T, H, W, 3) uint8 or (3, T, H, W) float
     fps:float=8,              # frames per second shown
-    kind:str='scrubber',      # 'scrubber', 'mp4' (needs fgar.data.video) or 'gif'
+    kind:str='scrubber',      # 'scrubber', 'mp4' (needs PyAV) or 'gif'
     labels=None,              # T strings beside the slider; the time by default
     alt:str='video clip',     # what it shows, for those who do not see it
     width:int=None,           # on the page, px; the frames' own by default, at least 240
@@ -247,10 +250,10 @@ def displacement(
     ax.set(xlabel='dx (cells)', ylabel='dy (cells)', title=title or f'best at ({dx-r}, {dy-r})')
     return ax
 
-# %% ../nbs/07_show.ipynb #71da04a5
+# %% ../nbs/07_show.ipynb #01c176aa
 @style()
 def curves(
-    history,             # DataFrame or dict of lists: epoch, train_loss, val_loss, val_top1, …
+    history,             # DataFrame, dict of lists or list of dicts: epoch, train_loss (or loss), val_loss, val_top1, …
     measures=None,       # which, without train_ and val_; all that have either by default
     axes=None            # one per measure to draw into
 ):                       # array of Axes, one per measure
@@ -264,8 +267,9 @@ def curves(
     axes = np.atleast_1d(axes)
     if len(axes) < len(measures): raise ValueError(f'axes: expected {len(measures)}, one per measure, got {len(axes)}')
     for ax, measure in zip(axes, measures):
-        for side, color, dash in (('train', COLORS[0], '--'), ('val', COLORS[1], '-')):
-            if (column := f'{side}_{measure}') in history:
+        train = f'train_{measure}' if f'train_{measure}' in history else measure
+        for side, column, color, dash in (('train', train, COLORS[0], '--'), ('val', f'val_{measure}', COLORS[1], '-')):
+            if column in history:
                 sns.lineplot(history.dropna(subset=[column]), x='epoch', y=column, ax=ax, color=color, linestyle=dash, label=side, errorbar='sd')
         ax.set(xlabel='epoch', ylabel=measure); ax.legend()
         ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))

@@ -1,10 +1,12 @@
 "fgar.data.augment: known answers, equality with torchvision, label maps, errors."
+import json, os
+from pathlib import Path
+
 import pytest, torch
 from torch.testing import assert_close
 from torchvision.transforms import v2
 
 from fgar.core import generator
-from fgar.data import augment as A
 from fgar.data.augment import Augment, CROPS, Draw, colour, colour_matrix, crop_resize, denormalise, draw_boxes, fixed_boxes, flip_map, resize_matrix, test_crops as make_crops
 
 def clips(N=3, T=2, H=37, W=53, seed=0):
@@ -95,7 +97,7 @@ def test_flip_map_pairs_and_is_its_own_inverse():
     assert mirror.tolist() == [1, 0, 3, 2, 5, 4, 6, 7, 9, 8]
     assert torch.equal(mirror[mirror], torch.arange(10))
     assert flip_map(['run', 'jump']).tolist() == [0, 1]
-    assert flip_map(['links', 'rechts'], [('links', 'rechts')]).tolist() == [1, 0]
+    assert flip_map(['links', 'rechts'], pairs=[('links', 'rechts')]).tolist() == [1, 0]
 
 def test_flip_map_accepts_symmetric_names_and_refuses_lonely_ones():
     assert flip_map(['left then right', 'right then left']).tolist() == [1, 0]
@@ -114,6 +116,17 @@ def test_labels_follow_the_flip():
     several = torch.nn.functional.one_hot(target, 3).float()
     assert torch.equal(augment.labels(several, draw).argmax(1), label)
     assert torch.equal(Augment(8)(frames, target, generator=generator(0))[1], target)
+
+def test_flip_map_of_real_label_lists():
+    folder = Path(os.environ.get('FGAR_REAL', Path(__file__).parents[1].parent/'shared'/'real'))/'annotations'
+    if not folder.is_dir(): pytest.skip('FGAR_REAL: no folder with real annotations')
+    jester = (folder/'jester'/'jester-v1-labels.csv').read_text().splitlines()
+    something = list(json.loads((folder/'something_v2'/'something-something-v2-labels.json').read_text()))
+    pairs = lambda names, same=(): {(names[i].lower(), names[k].lower()) for i,k in enumerate(flip_map(names, same).tolist()) if i != k}
+    assert {('swiping left', 'swiping right'), ('turning hand clockwise', 'turning hand counterclockwise'), ('sliding two fingers left', 'sliding two fingers right')} <= pairs(jester) and len(pairs(jester)) == 6
+    with pytest.raises(ValueError, match='right out'): flip_map(something)
+    found = pairs(something, [name for name in something if 'right out' in name])
+    assert ('pushing something from left to right', 'pushing something from right to left') in found and len(found) == 6
 
 # ---- colour
 def test_neutral_factors_change_nothing():
@@ -212,3 +225,8 @@ def test_gpu_equals_cpu_and_never_waits():
     try: gpu, _ = augment(on, target, valid.cuda(non_blocking=True), generator(0))
     finally: torch.cuda.set_sync_debug_mode('default')
     assert_close(denormalise(gpu).cpu().int(), denormalise(cpu).int(), atol=3, rtol=0)
+
+def test_eval_switches_the_dice_off():
+    augment = Augment(16)
+    assert torch.equal(augment.eval()(clips())[0], Augment(16, train=False)(clips())[0])
+    assert not torch.equal(augment.train()(clips(), generator=generator(0))[0], augment.eval()(clips())[0])

@@ -171,6 +171,22 @@ def test_report_and_summary():
     assert list(M.summary(scores, F.one_hot(labels, 3))) == ['map']
     assert 'top5' in M.summary(*make(37, 26)[:2]) and 'top5' not in M.summary(*make(37, 5)[:2])
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA GPU here')
+@pytest.mark.parametrize('tied', [False, True])
+def test_the_same_on_a_gpu(tied):
+    scores, labels, hot = make(200, 26, tied)
+    groups, probs = list(range(13))*2, scores.softmax(-1)
+    for f, args in ((M.topk, (scores, labels, 3)), (M.confusion, (scores, labels)), (M.mean_class_accuracy, (scores, labels)), (M.f1, (scores, labels)), (M.average_precision, (scores, hot)),
+                    (M.average_precision, (scores, labels)), (M.coarse_scores, (probs, groups)), (M.coarse_confusion, (M.confusion(scores, labels), groups))):
+        on_gpu = f(*(a.cuda() if isinstance(a, torch.Tensor) else a for a in args))
+        assert on_gpu.is_cuda
+        assert_close(on_gpu.cpu(), f(*args), equal_nan=True)
+        if f in (M.topk, M.average_precision): assert_close(f(args[0].cuda(), *args[1:]).cpu(), f(*args), equal_nan=True)      # targets left on the CPU
+    segments, truth = torch.rand(9, 4, 2).sort(-1).values, torch.tensor([[0., 1.]]).expand(9, 2)
+    assert_close(M.recall_at(segments.cuda(), truth.cuda(), 2, .3).cpu(), M.recall_at(segments, truth, 2, .3))
+    assert M.summary(scores.cuda(), labels) == pytest.approx(M.summary(scores, labels)) and M.class_report(scores.cuda(), labels.cuda())[0]['clips'] == (labels == 0).sum()
+    assert M.precision_recall(scores[:, 0].cuda(), hot[:, 0])[0].is_cuda
+
 S, L = torch.rand(4, 3), torch.tensor([0, 1, 2, 0])
 @pytest.mark.parametrize('call,says', [
     (lambda: M.topk(S[0], L), 'scores'), (lambda: M.topk(S, L, 0), 'k:'), (lambda: M.topk(S, L[:3]), 'target'), (lambda: M.topk(S, L+1), 'from 0 to 2'), (lambda: M.topk(S, L-1), 'from 0 to 2'),

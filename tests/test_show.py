@@ -128,8 +128,8 @@ def test_gif_holds_every_frame_and_a_still_for_reduced_motion():
     assert 'reduced-motion' in Tags(player.html).get('source')['media']
 
 def test_mp4_plays():
-    pytest.importorskip('fgar.data.video', reason='fgar.data.video is not there')
-    player = S.play(FRAMES.repeat(1, 2, 2, 1), kind='mp4')
+    pytest.importorskip('av', reason='PyAV is not installed')
+    player = S.play(FRAMES.repeat(1, 4, 4, 1)[:, 1:, 1:], kind='mp4')
     check_self_contained(player)
     tag = Tags(player.html).get('video')
     assert 'controls' in tag and 'autoplay' not in tag and base64.b64decode(tag['src'].split(',')[1])[4:8] == b'ftyp'
@@ -145,6 +145,8 @@ def test_curves():
     assert S.curves(pd.DataFrame(HISTORY), ['top1'], own)[0] is own
     without = {k: v for k,v in HISTORY.items() if k != 'epoch'}
     assert S.curves(without)[0].lines[0].get_xdata().tolist() == [0, 1, 2]
+    bare = S.curves([dict(epoch=e, loss=1/e, val_loss=2/e, failed=0) for e in (1, 2)])
+    assert len(bare) == 1 and [l.get_ydata().tolist() for l in bare[0].lines] == [[1, .5], [2, 1]]
     sparse = S.curves(dict(epoch=[1, 2, 3], train_loss=[3., 2, 1], val_loss=[None, 2, None]))
     assert len(sparse[0].lines[1].get_xdata()) == 1
 

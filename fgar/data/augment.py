@@ -91,20 +91,22 @@ def draw_boxes(
     corner = (place*(valid.flip(1) - sides)).round()
     return torch.cat((corner, corner + sides), 1)
 
-# %% ../../nbs/05_augment.ipynb #33f7ffc9
+# %% ../../nbs/05_augment.ipynb #1e60c286
 _MIRROR = [('left', 'right'), ('clockwise', 'counterclockwise'), ('clockwise', 'anticlockwise'), ('clockwise', 'counter-clockwise'), ('clockwise', 'anti-clockwise')]
 
 def flip_map(
     labels:list[str],                      # class names, in label order
+    same:list[str]=(),                     # classes that are their own mirror image, whatever their words
     pairs:list[tuple[str,str]]=_MIRROR     # words that a mirror exchanges
 )->Tensor:                                 # (K,) int64: label of the mirror image
     "The label map of a left/right flip, found by the words in the class names; raise where a mirror image has no name."
     index, mirror, lost = {name.lower(): i for i,name in enumerate(labels)}, [], []
+    for name in same: check_choice('same', name, labels)
     for i, name in enumerate(labels):
-        found = [index.get(_swap(name.lower(), *pair)) for pair in pairs if _swap(name.lower(), *pair) != name.lower()]
+        found = [] if name in same else [index.get(_swap(name.lower(), *pair)) for pair in pairs if _swap(name.lower(), *pair) != name.lower()]
         mirror.append(next((k for k in found if k is not None), i))
         if found and mirror[-1] == i: lost.append(name)
-    if lost: raise ValueError(f"labels: the mirror image of {', '.join(map(repr, lost[:3]))} ({len(lost)} in all) is not among the labels. Use flip=False, or give flip_labels yourself")
+    if lost: raise ValueError(f"labels: the mirror image of {', '.join(map(repr, lost[:3]))} ({len(lost)} in all) is not among the labels. If no side is meant: same=[…]; otherwise flip=False, or give flip_labels yourself")
     return torch.tensor(mirror)
 
 def _swap(text:str, a:str, b:str)->str:
@@ -138,7 +140,7 @@ def colour(
     grey = clip.mean((2, 3, 4)) @ _constant(_GREY, clip.device).to(clip)                                 # (N,)
     return torch.baddbmm((offset*grey)[:, None, None].expand(-1, 3, 1), matrix, clip.flatten(2)).clamp_(0, 255).view_as(clip)
 
-# %% ../../nbs/05_augment.ipynb #e5d67526
+# %% ../../nbs/05_augment.ipynb #50d2a51e
 @dataclass(frozen=True)
 class Draw:
     "What was drawn for a batch: apply it to any stream of the same clips."
@@ -150,7 +152,7 @@ class Augment(nn.Module):
     "From uint8 frames to normalised clips, batched, on the device of the frames."
     def __init__(self,
         size:int,                   # output height and width, px
-        train:bool=True,            # False: centre crop, nothing random
+        train:bool=True,            # False, or `.eval()` later: centre crop, nothing random
         crop:str='multiscale',      # 'multiscale', 'square', 'resized' or 'centre'
         scale:tuple=None,           # fractions, see `draw_boxes`; None for the crop's usual one
         flip:bool=True,             # mirror half of the clips
@@ -165,9 +167,10 @@ class Augment(nn.Module):
         check_choice('crop', crop, CROPS)
         if len(jitter) != 4 or not all(0 <= j <= m for j,m in zip(jitter, (1, 1, 1, .5))):
             raise ValueError(f'jitter: expected (brightness, contrast, saturation, hue), the first three in 0…1, hue in 0…0.5, got {jitter}')
-        self.size, self.train_, self.crop, self.scale, self.flip_, self.jitter, self.test_scale = size, train, crop, scale, flip, tuple(jitter), test_scale
+        self.train(train)
+        self.size, self.crop, self.scale, self.mirror, self.jitter, self.test_scale = size, crop, scale, flip, tuple(jitter), test_scale
         if flip_labels is not None:
-            flip_labels = torch.as_tensor(flip_labels).cpu()
+            flip_labels = torch.as_tensor(flip_labels).cpu().long()
             if flip_labels.ndim != 1 or not torch.equal(flip_labels.sort().values, torch.arange(len(flip_labels))) or not torch.equal(flip_labels[flip_labels], torch.arange(len(flip_labels))):
                 raise ValueError(f'flip_labels: expected for each of K labels the label of its mirror image, and the mirror of the mirror to be the label itself, got {flip_labels.tolist()}. See flip_map')
         self.register_buffer('flip_labels', flip_labels, persistent=False)
@@ -184,10 +187,10 @@ class Augment(nn.Module):
         N, device = len(frames), frames.device
         valid = _constant(tuple(frames.shape[2:4]), device).expand(N, 2) if valid is None else valid.to(device, non_blocking=True)
         check_shape('valid', valid, 'N 2', N=N)
-        if not self.train_: return Draw(draw_boxes(torch.zeros(N, 4, device=device), valid, 'centre', (self.test_scale,)), torch.zeros(N, dtype=torch.bool, device=device))
+        if not self.training: return Draw(draw_boxes(torch.zeros(N, 4, device=device), valid, 'centre', (self.test_scale,)), torch.zeros(N, dtype=torch.bool, device=device))
         u = torch.rand(N, 9, generator=generator, device=generator.device if generator else 'cpu').to(device, non_blocking=True)
         factors = _constant((1, 1, 1, 0), device) + (2*u[:, 5:] - 1)*_constant(self.jitter, device) if any(self.jitter) else None
-        return Draw(draw_boxes(u[:, :4], valid, self.crop, self.scale), (u[:, 4] < .5) & self.flip_, factors)
+        return Draw(draw_boxes(u[:, :4], valid, self.crop, self.scale), (u[:, 4] < .5) & self.mirror, factors)
 
     @torch.no_grad()
     def rgb(self,

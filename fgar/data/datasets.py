@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'VIDEO_ENDINGS', 'read_table', 'check_rows', 'Manifest', 'VideoDataset', 'collate', 'balanced_order',
            'Loader']
 
-# %% ../../nbs/04_datasets.ipynb #f0e8d8b0
+# %% ../../nbs/04_datasets.ipynb #2043b6d2
 import copy, csv, functools, math, os, warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..core import atomic_write, check_choice, derive_seed, generator
 from .clips import clip_windows, dense_indices, segment_indices
-from .video import FrameError, VideoError, _index, _span, read_frames
+from .video import FrameError, VideoError, _index, _span, probe, read_frames
 
 # %% ../../nbs/04_datasets.ipynb #72b07ae5
 COLUMNS = ('path', 'label', 'split', 'start', 'end', 'group')
@@ -75,7 +75,7 @@ def check_rows(
     if len(wrong): raise ValueError(f'start, end: expected 0 ≤ start < end in seconds, got {rows.start[wrong[0]]:g} and {rows.end[wrong[0]]:g} in line {_some(wrong)}. Frame numbers? Divide by the frame rate')
     return rows[[*COLUMNS, *(c for c in rows.columns if c not in COLUMNS)]]
 
-# %% ../../nbs/04_datasets.ipynb #0fe2acc2
+# %% ../../nbs/04_datasets.ipynb #4e7f951a
 class Manifest:
     "Which file shows what: a checked table."
     def __init__(self,
@@ -151,13 +151,14 @@ class Manifest:
         return pd.crosstab(self.rows.label, self.rows.split.replace('', 'all')).reindex(self.labels, fill_value=0)
 
     def select(self,
-        mask      # (rows,) bool
+        mask,                    # (rows,) bool
+        labels:list[str]=None    # class names of the kept rows in label order; None for the same as before
     )->'Manifest':
-        "Some of the rows; same labels, same folder."
+        "Some of the rows, same folder; labels keep their numbers unless new ones are given."
         other = copy.copy(self)
         other.rows = self.rows[mask]
         if not len(other): raise ValueError('mask: expected to keep at least one row, got none')
-        return other
+        return other if labels is None else Manifest(other.rows, self.folder, labels)
 
     def split(self, name:str)->'Manifest':
         "The rows of one split; labels keep their numbers."
@@ -194,7 +195,7 @@ class Manifest:
             rows['path'] = [p if os.path.isabs(p) else Path(os.path.relpath(self.folder/p, path.parent)).as_posix() for p in rows.path]
         with atomic_write(path) as temporary: rows.to_csv(temporary, index=False, lineterminator='\n')
 
-# %% ../../nbs/04_datasets.ipynb #9934d9bf
+# %% ../../nbs/04_datasets.ipynb #1c45005d
 class VideoDataset(Dataset):
     "Clips of a manifest: row → frames, label, index. A file that cannot be read gives an item with `error` instead."
     def __init__(self,
@@ -206,15 +207,17 @@ class VideoDataset(Dataset):
         train:bool=False,            # random places in time
         seed:int=0,                  # of the random places
         stride:int=1,                # 'dense': step between frames
+        length:int=1,                # 'segments': consecutive frames per segment, T = segments · length
         short:str='last'             # what follows the last frame of a short video: 'last' (it stays) or 'loop'
     ):
         check_choice('sampling', sampling, ['segments', 'dense'])
         check_choice('short', short, ['last', 'loop'])
-        for name, value in dict(frames=frames, clips=clips, stride=stride).items():
+        for name, value in dict(frames=frames, clips=clips, stride=stride, length=length).items():
             if not isinstance(value, int) or value < 1: raise ValueError(f'{name}: expected an int of at least 1, got {value!r}')
         if train and clips > 1: raise ValueError(f'clips: expected 1 when training, got {clips}. Several clips of a video are for testing')
+        if frames % length: raise ValueError(f'length: expected a divisor of frames = {frames}, got {length}. frames = segments · length')
         self.manifest, self.frames, self.sampling, self.clips, self.size, self.train = manifest, frames, sampling, clips, size, train
-        self.seed, self.stride, self.short, self.epoch = seed, stride, short, 0
+        self.seed, self.stride, self.length, self.short, self.epoch = seed, stride, length, short, 0
         self.labels, self.targets = manifest.labels, manifest.targets
         self.lead = (frames,) if clips == 1 else (clips, frames)         # axes of an item's frames before H, W, 3
 
@@ -230,13 +233,27 @@ class VideoDataset(Dataset):
     )->Tensor:                        # (clips·T,) numbers of frames in the file, all within start ≤ time < end
         "Which frames of a row to read."
         path, (start, end) = self.manifest.path(index), (None if math.isnan(x) else x for x in self.manifest.rows[['start', 'end']].iloc[index])
-        within = torch.from_numpy(_span(path, _index(path), start, end))
+        within = torch.from_numpy(_span(path, _index(path), start, end))            # numbers of the frames shown in that time
         count = len(within)
         if not count: raise VideoError(f'{path}: no frame is shown from {start} to {end} s. Are start and end in seconds?')
-        if self.sampling == 'segments': at = segment_indices(count, self.clips*self.frames, train=self.train, generator=random).view(self.frames, self.clips).T
+        if self.sampling == 'segments':
+            segments = self.frames//self.length
+            at = segment_indices(count, segments*self.clips, self.length, self.train, random, self.short).view(segments, self.clips, self.length).transpose(0, 1)
         elif self.clips > 1: at = clip_windows(count, self.frames, self.stride, self.clips, short=self.short)
-        else: at = dense_indices(count, self.frames, self.stride, train=self.train, generator=random, short=self.short)
+        else: at = dense_indices(count, self.frames, self.stride, self.train, random, self.short)
         return within[at.flatten()]
+
+    def seconds(self,
+        sample:int=32    # rows to look at, spread over the manifest
+    )->float:            # s; NaN when none of them can be read
+        "Mean length of the rows: how long a window of a long file should be."
+        lengths, rows = [], self.manifest.rows
+        for index in torch.linspace(0, len(self) - 1, min(sample, len(self))).long().tolist():
+            try: duration = probe(self.manifest.path(index)).duration
+            except (VideoError, OSError): continue
+            start, end = rows.start.iat[index], rows.end.iat[index]
+            lengths.append((duration if math.isnan(end) else min(end, duration)) - (0 if math.isnan(start) else start))
+        return sum(lengths)/len(lengths) if lengths else math.nan
 
     def __getitem__(self,
         key:int|tuple[int,int,int]   # row, or (row, epoch, repeat) as `Loader` sends it

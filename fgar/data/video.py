@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from ..core import atomic_write, check_shape
 
-# %% ../../nbs/02_video.ipynb #0776ddb4
+# %% ../../nbs/02_video.ipynb #edf90f6d
 def _chunks(frames)->Iterator[np.ndarray]:
     "Any of the accepted forms of frames, as (T, H, W, 3) uint8 arrays of one size."
     shape = None
@@ -36,8 +36,9 @@ def _chunks(frames)->Iterator[np.ndarray]:
         if chunk.dtype != torch.uint8: raise ValueError(f'frames: expected uint8 from 0 to 255, got {chunk.dtype}. (255*x).round().clamp(0, 255).byte()?')
         shape = shape or (sizes['H'], sizes['W'])
         if shape != (sizes['H'], sizes['W']): raise ValueError(f"frames: expected {shape[0]}×{shape[1]} px like the first frame, got {sizes['H']}×{sizes['W']}. A file has one size")
-        yield chunk.cpu().contiguous().numpy()
+        if len(chunk): yield chunk.cpu().contiguous().numpy()
 
+# %% ../../nbs/02_video.ipynb #f6aae778
 _SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi')
 
 def _is_encoder(codec):
@@ -57,7 +58,8 @@ def write_video(
     "Write frames as a video file, whole or not at all. An iterable of chunks is written in constant memory."
     if not _is_encoder(codec): raise ValueError(f'codec: expected an encoder that this FFmpeg has, such as libx264, libvpx-vp9 or mpeg4; got {codec!r}')
     if not (fps > 0 and math.isfinite(fps)): raise ValueError(f'fps: expected a positive number, got {fps}')
-    options = {'g': str(gop), **({'crf': str(crf)} if crf is not None and codec.startswith('lib') else {}), **(options or {})}
+    options = {'g': str(gop), **({'mbtree': '0'} if codec == 'libx264' else {}), **({'crf': str(crf)} if crf is not None and codec.startswith('lib') else {}), **(options or {})}
+    # x264's macroblock tree gives another file from one run to the next; without it the same frames give the same bytes
     if hasattr(path, 'write'): _encode(path, 'mp4', frames, fps, codec, pix_fmt, options); return path
     if Path(path).suffix not in _SUFFIXES: raise ValueError(f"path: expected a name that ends in one of {' '.join(_SUFFIXES)}, got {str(path)!r}")
     with atomic_write(path) as temporary: _encode(str(temporary), None, frames, fps, codec, pix_fmt, options)
@@ -84,7 +86,7 @@ def _encode(target, container, frames, fps, codec, pix_fmt, options)->None:
         if isinstance(e, OSError): raise
         raise ValueError(f'codec: {codec!r} with pix_fmt {pix_fmt!r} and options {options} cannot write this file (FFmpeg: {e.strerror or e})') from e
 
-# %% ../../nbs/02_video.ipynb #daf8a3a0
+# %% ../../nbs/02_video.ipynb #d7c30613
 class VideoError(ValueError):
     "A file that is not a readable video: missing, empty, torn, damaged, or something else altogether."
 
@@ -96,6 +98,7 @@ class FrameError(IndexError, ValueError):
 
 _CONTAINERS = 'mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,vc1,flv,asf,gif,ogg,ivf,mxf,nut,obu,dv,rm,wtv,yuv4mpegpipe'   # no playlists, no pictures, no text
 
+# %% ../../nbs/02_video.ipynb #cfcbbc75
 def _promised_size(path:Path)->int:
     "Bytes the file should have by its own outermost headers (MP4 atoms, RIFF, Matroska segment); 0 if it does not say."
     with open(path, 'rb') as f:
@@ -117,6 +120,7 @@ def _promised_size(path:Path)->int:
             position += length
         return position
 
+# %% ../../nbs/02_video.ipynb #3e7c2296
 @contextmanager
 def _opened(path, threads:int=1):
     "Open a file for decoding; whatever goes wrong inside becomes a `VideoError` that names the file."
@@ -129,8 +133,9 @@ def _opened(path, threads:int=1):
         promised = _promised_size(path)
         if promised > size: raise VideoError(f'{path}: torn, {size:,} of {promised:,} bytes are here. Copy or download it again')
         with av.open(f'file:{path}', metadata_errors='ignore', timeout=(30, 30), options={'format_whitelist': _CONTAINERS, 'protocol_whitelist': 'file'}) as container:
-            stream = next((s for s in container.streams.video if not s.disposition & 1024), None)                # 1024: a cover picture
+            stream = next((s for s in container.streams.video if not getattr(s.disposition, 'value', s.disposition) & 1024), None)      # 1024: a cover picture
             if stream is None: raise VideoError(f'{path}: holds no video stream (only {", ".join(s.type for s in container.streams) or "nothing"})')
+            if stream.codec_context is None: raise VideoError(f'{path}: its codec is unknown to FFmpeg. Convert it to H.264 with another program')
             stream.codec_context.thread_count, stream.thread_type = threads, 'NONE' if threads == 1 else 'AUTO'
             yield container, stream
     except (VideoError, FrameError): raise
@@ -160,7 +165,7 @@ def frame_types(
     "The kind of each frame. The decoder has to say, so everything is decoded."
     with _opened(path) as (container, stream): return [{1: 'I', 2: 'P', 3: 'B'}.get(int(f.pict_type), '?') for f in _decoded(container, stream)]
 
-# %% ../../nbs/02_video.ipynb #17b6b8a0
+# %% ../../nbs/02_video.ipynb #8f771cc5
 @dataclass(frozen=True)
 class VideoInfo:
     "What `probe` finds."
@@ -183,6 +188,7 @@ class _Index:
     keys:np.ndarray|None=None      # (keyframes,) place of each keyframe
     key_pts:np.ndarray|None=None   # (keyframes,) their times in ticks
 
+# %% ../../nbs/02_video.ipynb #f54bb246
 def _build_index(path)->_Index:
     with _opened(path) as (container, stream):
         codec, kind, base, rate, packets, first = stream.codec_context, container.format.name.split(','), stream.time_base, stream.average_rate, [], None
@@ -221,6 +227,7 @@ def _build_index(path)->_Index:
     info = VideoInfo(count, fps, width, height, rotation, name, float(seconds[-1] + (float(last*base) or 1/fps)), variable, kind[0])
     return _Index(info, seconds, pts, position, keys, key_pts) if exact else _Index(info, seconds, None)
 
+# %% ../../nbs/02_video.ipynb #4ed4d2f4
 _CACHE:OrderedDict = OrderedDict()    # indices of the files read last
 
 def _index(path)->_Index:
@@ -238,7 +245,7 @@ def probe(
     "What is in a file: the frames that the decoder gives, not those that the header promises."
     return _index(path).info
 
-# %% ../../nbs/02_video.ipynb #30617bd2
+# %% ../../nbs/02_video.ipynb #b0b46c56
 _DROPPABLE = {'h264', 'mpeg4', 'mpeg2video', 'mpeg1video', 'vp8'}    # a frame marked 'not a reference' is never one
 
 def _runs(index:_Index, numbers:np.ndarray)->list[tuple[int,int]]:
@@ -250,6 +257,7 @@ def _runs(index:_Index, numbers:np.ndarray)->list[tuple[int,int]]:
         else: runs.append([a, b])
     return runs
 
+# %% ../../nbs/02_video.ipynb #18645424
 def _run(container, stream, start:int, stop:int, wanted:dict)->Iterator:
     "Frames of one run: seek to the keyframe at time `start`, decode to the packet at time `stop`, drop on the way what nobody needs."
     codec, begun = stream.codec_context, False
@@ -281,10 +289,11 @@ def _frames(path, index:_Index, numbers:np.ndarray, threads:int)->Iterator:
             if not missing: return
     raise VideoError(f'{path}: damaged, frame {min(missing.values())} of {index.info.frames} cannot be decoded. Copy or download it again')
 
+# %% ../../nbs/02_video.ipynb #61955c90
 def _target(info:VideoInfo, size)->tuple[int,int]:
     "Height and width to decode to."
     if size is None: return info.height, info.width
-    pair = [size] if isinstance(size, int) else list(size)
+    pair = list(size) if isinstance(size, (tuple, list)) else [size]
     if len(pair) not in (1, 2) or not all(isinstance(s, int) and s > 0 for s in pair): raise ValueError(f'size: expected None, the short side or (height, width) in px, got {size!r}')
     if len(pair) == 2: return tuple(pair)
     short = min(info.height, info.width)
@@ -305,6 +314,7 @@ def _span(path, index:_Index, start:float|None, end:float|None)->np.ndarray:
     if start >= index.info.duration: raise FrameError(f'start: expected less than {index.info.duration:.3f} s, the length of {path}, got {start} s')
     return np.arange(*np.searchsorted(index.seconds, (start-5e-4, end-5e-4)))
 
+# %% ../../nbs/02_video.ipynb #7e63a420
 def read_frames(
     path:str|Path,                   # a video file
     indices=None,                    # frame numbers, any order, repeats allowed: list, range or LongTensor; None: all
@@ -333,6 +343,7 @@ def read_frames(
             for n, frame in decoded: frames[place[n]] = pixels(frame)
     return frames if len(numbers) == len(wanted) and (slots[1:] > slots[:-1]).all() else frames[torch.from_numpy(slots)]
 
+# %% ../../nbs/02_video.ipynb #758fb9d5
 def iter_frames(
     path:str|Path,                   # a video file
     start:float|None=None,           # s from the first frame

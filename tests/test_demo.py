@@ -1,0 +1,14 @@
+"The main job, in its smallest size."
+import re
+
+from fgar.demo import DemoConfig, demo
+
+def test_demo_runs_from_end_to_end(tmp_path, capsys):
+    config = DemoConfig(out=str(tmp_path/'demo'), classes=('low dribble', 'jump shot'), train=16, val=4, test=6, size=32, frames=4, difficulty=0., epochs=1)
+    results = demo(config)
+    out = capsys.readouterr().out
+    assert list(results) == ['4 frames', '1 frame'] and all(len(r.target) == 6 for r in results.values())
+    assert 'chance' in out and str(tmp_path/'demo/report.html') in out
+    page = (tmp_path/'demo/report.html').read_text()
+    assert page.count('<video') == 4 and 'src="http' not in page and 'href="http' not in page
+    assert not re.search(r'<script[^>]+src', page)

@@ -1,0 +1,111 @@
+"Evaluation, prediction and reports: cases that would clutter the chapter."
+import json, shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch.testing import assert_close
+
+import fgar
+from fgar.data.video import VideoError, probe, read_frames, write_video
+from fgar.evaluate import EvaluateConfig, Evaluation, Window, evaluate, predict, view_scores, window_times, write_overlay, write_report
+from fgar.train import load_checkpoint
+
+@pytest.fixture(scope='module')
+def checkpoint(tiny_run): return load_checkpoint(tiny_run/'run/best.pt')
+
+def test_evaluate_equals_clip_by_clip(tiny_run, checkpoint):
+    result = evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), str(tiny_run/'data/manifest.csv'), workers=0, batch=4, quiet=True))
+    rows = pd.read_csv(tiny_run/'data/manifest.csv').query("split == 'test'")
+    assert result.names == list(rows.path) and [result.labels[i] for i in result.target] == list(rows.label)
+    from fgar.data.clips import segment_indices
+    for path, scores in zip(rows.path, result.scores):
+        frames = read_frames(tiny_run/'data'/path, segment_indices(16, 4), size=round(32*8/7))
+        assert_close(view_scores(checkpoint.model, frames[None], 32)[0], scores)
+
+@pytest.mark.parametrize('clips,crops', [(1, 3), (3, 1), (2, 3)])
+def test_views_average(tiny_run, clips, crops):
+    result = evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), str(tiny_run/'data/manifest.csv'), clips=clips, crops=crops, workers=0, quiet=True))
+    assert_close(result.scores.sum(1), torch.ones(6)) and len(result.target) == 6
+
+def test_a_bad_file_is_listed_and_the_rest_is_scored(tiny_run, tmp_path):
+    shutil.copytree(tiny_run/'data', tmp_path/'data')
+    victim = pd.read_csv(tmp_path/'data/manifest.csv').query("split == 'test'").path.iloc[2]
+    (tmp_path/'data'/victim).write_bytes(b'not a video')
+    result = evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), str(tmp_path/'data/manifest.csv'), workers=0, quiet=True, out=str(tmp_path/'out')))
+    assert [name for name, _ in result.failed] == [victim] and len(result.target) == 5 and result.summary['failed'] == 1
+    assert victim in (tmp_path/'out/report.html').read_text()
+    assert json.loads((tmp_path/'out/summary.json').read_text())['clips'] == 5
+    assert len(pd.read_csv(tmp_path/'out/per_clip.csv')) == 5
+
+def test_no_readable_file(tiny_run, tmp_path):
+    (tmp_path/'a.mp4').write_bytes(b'')
+    pd.DataFrame([dict(path='a.mp4', label='jump shot')]).to_csv(tmp_path/'m.csv', index=False)
+    with pytest.raises((ValueError, RuntimeError), match='a.mp4'): evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), str(tmp_path/'m.csv'), workers=0, quiet=True))
+
+def test_unknown_label_and_split(tiny_run, tmp_path):
+    manifest = pd.read_csv(tiny_run/'data/manifest.csv')
+    manifest.assign(label='juggling').to_csv(tmp_path/'m.csv', index=False)
+    with pytest.raises(ValueError, match='juggling'): evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), str(tmp_path/'m.csv'), quiet=True))
+    with pytest.raises(ValueError, match='holdout'): evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), str(tiny_run/'data/manifest.csv'), split='holdout', quiet=True))
+
+def test_a_manifest_with_fewer_classes_keeps_the_numbers(tiny_run, tmp_path):
+    "Labels of the checkpoint count, not those that happen to be in the file."
+    manifest = pd.read_csv(tiny_run/'data/manifest.csv').query("split == 'test' and label == 'low dribble'")
+    manifest.assign(path=[str(tiny_run/'data'/p) for p in manifest.path]).to_csv(tmp_path/'m.csv', index=False)
+    result = evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), str(tmp_path/'m.csv'), workers=0, quiet=True))
+    assert {result.labels[i] for i in result.target} == {'low dribble'} and result.scores.shape[1] == 2
+
+def test_court26_in_memory(tiny_run, checkpoint):
+    result = evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), 'court26', count=4, quiet=True))
+    assert len(result.target) == 4 and result.groups == ['dribble' if name == 'low dribble' else 'shot' for name in result.labels]
+
+@pytest.mark.parametrize('duration,window,step,expected', [
+    (2., 2., 1., [(0., 2.)]), (2.9, 2., 1., [(0., 2.9)]), (3., 2., 1., [(0., 2.), (1., 3.)]), (3.5, 2., 1., [(0., 2.), (1., 3.), (1.5, 3.5)]), (6., 2., 2., [(0., 2.), (2., 4.), (4., 6.)]), (.5, 2., 1., [(0., .5)])])
+def test_windows_cover_the_video(duration, window, step, expected): assert window_times(duration, window, step) == expected
+
+@pytest.mark.parametrize('window,step', [(0, 1), (2, 0), (-1, 1), (float('nan'), 1)])
+def test_windows_refuse(window, step):
+    with pytest.raises(ValueError, match='window, step'): window_times(10., window, step)
+
+def long_video(tiny_run, path, copies=5):
+    rows = pd.read_csv(tiny_run/'data/manifest.csv')
+    write_video(path, torch.cat([read_frames(tiny_run/'data'/p) for p in rows.path[:copies]]), fps=8)
+    return path
+
+def test_predict_long_video_window_by_window(tiny_run, checkpoint, tmp_path):
+    path = long_video(tiny_run, tmp_path/'long.mp4')
+    windows = predict(path, checkpoint, window=2., step=2., top=0)
+    assert [(w.start, w.end) for w in windows] == [(2.*i, 2.*i + 2) for i in range(5)]
+    for i, window in enumerate(windows):                  # the same as cutting the piece out by hand
+        from fgar.data.clips import segment_indices
+        scores = view_scores(checkpoint.model, read_frames(path, 16*i + segment_indices(16, 4), size=37)[None], 32)[0]
+        assert_close(torch.tensor(window.scores), scores.sort(descending=True).values)
+        assert window.labels[0] == checkpoint.labels[scores.argmax()]
+
+def test_predict_takes_a_path_and_ranks(tiny_run):
+    path = tiny_run/'data'/pd.read_csv(tiny_run/'data/manifest.csv').path[0]
+    window, = fgar.predict(path, checkpoint=tiny_run/'run/best.pt')
+    assert sorted(window.labels) == ['jump shot', 'low dribble'] and window.scores == sorted(window.scores, reverse=True) and sum(window.scores) == pytest.approx(1)
+
+def test_overlay(tiny_run, checkpoint, tmp_path):
+    path = long_video(tiny_run, tmp_path/'long.mp4', 3)
+    predict(path, checkpoint, overlay=tmp_path/'drawn.mp4')
+    before, after = probe(path), probe(tmp_path/'drawn.mp4')
+    assert (after.frames, after.fps) == (before.frames, before.fps) and min(after.width, after.height) == 256
+    plain, drawn = read_frames(path, size=256).float(), read_frames(tmp_path/'drawn.mp4').float()
+    changed = (plain - drawn).abs().mean((0, 3))
+    assert changed[:30].mean() > 5*changed[-100:].mean()        # the caption is at the top, the rest is as it was
+
+@pytest.mark.parametrize('content', [None, b'', b'no video'])
+def test_predict_bad_file(tiny_run, tmp_path, content):
+    if content is not None: (tmp_path/'x.mp4').write_bytes(content)
+    with pytest.raises(VideoError, match='x.mp4'): predict(tmp_path/'x.mp4', tiny_run/'run/best.pt', overlay=tmp_path/'o.mp4')
+    assert not (tmp_path/'o.mp4').exists()
+
+def test_report_is_self_contained_and_escapes(tmp_path):
+    import matplotlib.pyplot as plt
+    figure, ax = plt.subplots(); plt.close(figure)
+    text = write_report(tmp_path/'r.html', 'a <b> & c', '# head <i>', 'text', figure, ax, pd.DataFrame({'x': [1/3]})).read_text()
+    assert 'a &lt;b&gt; &amp; c' in text and '<h2>head &lt;i&gt;</h2>' in text and text.count('data:image/png;base64') == 2 and '0.333' in text and 'src="http' not in text

@@ -1,0 +1,93 @@
+"The project as a whole: notebooks, README, site files and the installed package agree with each other."
+import importlib.util, json, re, subprocess, sys, venv
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
+CHAPTERS = [p for p in NOTEBOOKS if p.stem[0].isdigit()]
+
+def cells(path, kind=None): return [c for c in json.loads(path.read_text())['cells'] if kind in (None, c['cell_type'])]
+def source(cell): return ''.join(cell['source'])
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_outputs_are_clean(path):
+    text = path.read_text()
+    assert not re.search(r'(?<![\w.])/(?:root|home|tmp|work|opt|Users)/', text), 'a path of some machine'
+    for cell in cells(path, 'code'):
+        for output in cell['outputs']:
+            assert output['output_type'] != 'error', source(cell)
+            assert output.get('name') != 'stderr', source(cell)
+        assert cell['execution_count'] is None, 'run nbdev_clean'
+    assert path.stat().st_size < 1_500_000, 'figures too large'
+
+@pytest.mark.parametrize('path', CHAPTERS, ids=lambda p: p.stem)
+def test_chapter_opens_with_title_claim_and_strip(path):
+    first, second = cells(path)[:2]
+    assert re.match(r'# .+\n+> .+', source(first))
+    assert 'video.mp4' in source(second) and '**' in source(second), 'the line of data, with this chapter\'s station in bold'
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_links_between_chapters_resolve(path):
+    for cell in cells(path, 'markdown'):
+        for target in re.findall(r'\]\(([^)#\s]+)', source(cell)):
+            if not re.match(r'https?:|mailto:|data:', target): assert (path.parent/target).exists(), target
+
+def test_sidebar_lists_every_notebook_once():
+    def files(node):
+        if isinstance(node, str): return [node]
+        if isinstance(node, dict): return files(node.get('contents', []))
+        return [f for n in node for f in files(n)]
+    listed = files(yaml.safe_load((ROOT/'_quarto.yml').read_text())['website']['sidebar']['contents'])
+    assert sorted(listed) == [p.name for p in NOTEBOOKS]
+
+def test_readme_is_the_index():
+    spec = importlib.util.spec_from_file_location('readme', ROOT/'tools/readme.py')
+    module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+    assert (ROOT/'README.md').read_text() == module.readme(), 'run make export'
+
+def test_exported_code_imports_no_development_tools():
+    for path in (ROOT/'fgar').rglob('*.py'):
+        if path.name != '_modidx.py': assert not re.search(r'^\s*(?:from|import) (?:nbdev|fastcore|execnb|IPython|pytest|sklearn|cv2|torchmetrics)\b', path.read_text(), re.M), path
+
+def run(code):
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+def test_import_fgar_is_light():
+    assert run("import sys, fgar; print(sorted({'torch', 'av', 'pandas', 'matplotlib', 'tyro', 'ipywidgets'} & set(sys.modules)))").strip() == '[]'
+
+def test_training_needs_torch_torchvision_and_einops_alone():
+    "GPU machines may have no more (DESIGN, Conventions): the import of anything else is blocked here."
+    run("""
+import sys, importlib, pkgutil
+for name in ('av', 'pandas', 'matplotlib', 'seaborn', 'tyro', 'ipywidgets', 'tqdm', 'tensorboard', 'sklearn', 'cv2'): sys.modules[name] = None
+import fgar
+for package in ('ops', 'losses', 'models'):
+    if not importlib.util.find_spec(f'fgar.{package}'): continue
+    for module in pkgutil.iter_modules(importlib.import_module(f'fgar.{package}').__path__): importlib.import_module(f'fgar.{package}.{module.name}')
+import fgar.synthetic, fgar.train
+assert fgar.models()
+""")
+
+def test_wheel_in_a_clean_environment(tmp_path):
+    "Build the wheel, install it with nothing but its own requirements, import every module."
+    def pip(python, *args): subprocess.run([python, '-m', 'pip', '-q', '--disable-pip-version-check', *args], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, 'setup.py', '-q', 'egg_info', '--egg-base', tmp_path, 'build', '-b', tmp_path/'build', 'bdist_wheel', '-d', tmp_path], check=True, cwd=ROOT, capture_output=True)
+    wheel, = tmp_path.glob('*.whl')
+    venv.create(tmp_path/'clean', with_pip=True)
+    python = tmp_path/'clean/bin/python'
+    pip(python, 'install', '--only-binary=:all:', wheel)        # nothing may need a compiler
+    code = """
+import importlib, pkgutil, fgar
+names = [m.name for m in pkgutil.walk_packages(fgar.__path__, 'fgar.') if m.name != 'fgar._modidx']
+for name in names: importlib.import_module(name)
+print(len(names), fgar.__file__)
+"""
+    out = subprocess.run([python, '-I', '-c', code], check=True, capture_output=True, text=True, cwd=tmp_path).stdout.split()
+    assert int(out[0]) >= 10 and str(tmp_path) in out[1]
+    version = subprocess.run([tmp_path/'clean/bin/fgar', '--help'], check=True, capture_output=True, text=True, cwd=tmp_path).stdout
+    assert 'train' in version and 'predict' in version
