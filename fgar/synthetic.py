@@ -549,7 +549,7 @@ def untrimmed(
         return Pose(chain(pose.joints), chain(pose.extra), chain(pose.ball), chain(pose.yaw, 2*math.pi), pose.moment + start, pose.acting, pose.scale[:1])
     return draw(stage(labels, key, split, t, seconds, size, float(difficulty), acts), truth)
 
-# %% ../nbs/01_synthetic.ipynb #654deb66
+# %% ../nbs/01_synthetic.ipynb #7c73afdd
 def write_court26(
     folder:str|Path,         # where to write
     train:int=26*20,         # clips per split; classes take turns
@@ -561,7 +561,8 @@ def write_court26(
     difficulty:float=1.,     # 0 … 1
     classes:list[str]|None=None,   # a subset by name
     seed:int=0,
-    device='cpu'
+    device='cpu',
+    progress:bool=True       # show a bar, where tqdm is installed
 )->Path:                     # the manifest
     "Write court26 as H.264 files with a manifest: path, label, split, start, end, group, and the telling moment."
     from fgar.data.video import write_video                                        # PyAV only where files are written
@@ -569,7 +570,7 @@ def write_court26(
     names = [check_choice('classes', c, CLASSES) for c in classes or CLASSES]
     if size % 2: raise ValueError(f'size: expected an even number of pixels (H.264), got {size}. {size + 1}?')
     for split, count in dict(train=train, val=val, test=test).items():
-        for i in _progress(range(0, count, 8), -(-count//8), f'write {split}'):
+        for i in _progress(range(0, count, 8), -(-count//8), f'write {split}', progress):
             index = torch.arange(i, min(i + 8, count))
             chosen = [names[j % len(names)] for j in index.tolist()]
             clips = render([CLASSES.index(c) for c in chosen], index, split, seed, size, frames, difficulty, frames/fps, device=device)
