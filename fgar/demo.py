@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['DemoConfig', 'write_data', 'run_folder', 'recipe', 'compare', 'table', 'report', 'demo']
 
-# %% ../nbs/55_demo.ipynb #361e0b64
+# %% ../nbs/55_demo.ipynb #0ed4b647
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import torch
 
 from . import show
 from .core import check_choice
@@ -38,7 +39,7 @@ class DemoConfig:
     def __post_init__(self):
         for name in self.classes: check_choice('classes', name, CLASSES)
 
-# %% ../nbs/55_demo.ipynb #5b057edf
+# %% ../nbs/55_demo.ipynb #f52aa150
 def write_data(
     config:DemoConfig   # sizes, classes, difficulty
 )->Path:                # the manifest
@@ -46,7 +47,7 @@ def write_data(
     folder = Path(config.out)/'court26'
     if not (folder/'manifest.csv').exists():
         write_court26(folder, train=config.train, val=config.val, test=config.test, size=round(config.size*8/7)//2*2, frames=2*config.frames, fps=config.frames,
-                      difficulty=config.difficulty, classes=list(config.classes) or None, seed=config.seed)
+                      difficulty=config.difficulty, classes=list(config.classes) or None, seed=config.seed, progress=config.train > 100)
     return folder/'manifest.csv'
 
 # %% ../nbs/55_demo.ipynb #37f5e792
@@ -78,7 +79,7 @@ def table(
     rows['chance'] = {'top1': 100/len(first.labels), 'mean_class': 100/len(first.labels), 'map': 100/len(first.labels)} | ({'coarse_top1': 100*groups.max()} if groups is not None else {})
     return pd.DataFrame(rows).T.rename_axis('model').round(1)
 
-# %% ../nbs/55_demo.ipynb #6f982f76
+# %% ../nbs/55_demo.ipynb #7d34e550
 def report(
     config:DemoConfig,
     results:dict[str,Evaluation],
@@ -86,7 +87,7 @@ def report(
 )->Path:                        # report.html
     "One page: the table, curves, confusion, and test clips with predictions drawn on them."
     out, (temporal, single) = Path(config.out), results.values()
-    parts = ['# Does it see motion?', table(results).reset_index(),
+    parts = ['# Does it see motion?', table(results).reset_index().astype(str),
              f'Accuracy in per cent on {len(temporal.target)} test clips of players, kits and courts that were not in training. Both models are the same network, trained on the same '
              f'{config.train} videos for {config.epochs} epochs; one sees {config.frames} frames of a video, the other one. Chance of the coarse column: always the commonest of its classes. Everything took {seconds/60:.1f} minutes.']
     for name, frames in ((f'{config.frames} frames', config.frames), ('1 frame', 1)):

@@ -21,7 +21,7 @@ def tiny_run(tmp_path_factory):
     "A folder with court26 files of two classes and a run trained on them for one epoch."
     import fgar.synthetic, fgar.train
     folder = tmp_path_factory.mktemp('tiny')
-    fgar.synthetic.write_court26(folder/'data', train=8, val=4, test=6, size=48, frames=16, difficulty=0., classes=['low dribble', 'jump shot'])
+    fgar.synthetic.write_court26(folder/'data', train=8, val=4, test=6, size=48, frames=16, fps=8, difficulty=0., classes=['low dribble', 'jump shot'])
     fgar.train.train(fgar.train.TrainConfig(model='tsm', options={'body': 'small'}, data=str(folder/'data/manifest.csv'), out=str(folder/'run'), frames=4, size=32,
                                             epochs=1, warmup=0., batch=4, workers=0, quiet=True))
     return folder

@@ -109,3 +109,8 @@ def test_report_is_self_contained_and_escapes(tmp_path):
     figure, ax = plt.subplots(); plt.close(figure)
     text = write_report(tmp_path/'r.html', 'a <b> & c', '# head <i>', 'text', figure, ax, pd.DataFrame({'x': [1/3]})).read_text()
     assert 'a &lt;b&gt; &amp; c' in text and '<h2>head &lt;i&gt;</h2>' in text and text.count('data:image/png;base64') == 2 and '0.333' in text and 'src="http' not in text
+
+def test_a_window_is_as_long_as_the_training_clips(tiny_run, checkpoint, tmp_path):
+    assert checkpoint.seconds == pytest.approx(2.)                      # 16 frames at 8 per second
+    windows = predict(long_video(tiny_run, tmp_path/'long.mp4', 3), checkpoint)
+    assert [(w.start, w.end) for w in windows] == [(i, i + 2.) for i in range(5)]

@@ -287,7 +287,7 @@ class Failing(MemoryLoader):
 def test_unreadable_files_are_counted_and_do_not_stop_the_run(tmp_path, capsys):
     run = fgar.train(config(tmp_path, quiet=False, epochs=1, warmup=0), loaders(cls=Failing))
     assert run.history[0]['failed'] == 4*3 + 8
-    assert '20 files could not be read; first: clip 0: broken' in capsys.readouterr().out
+    assert '20 files could not be read:\n  clip 0: broken' in capsys.readouterr().out
 
 
 # ---- configuration -------------------------------------------------------------
