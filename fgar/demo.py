@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DemoConfig', 'write_data', 'run_folder', 'recipe', 'compare', 'table', 'report', 'demo']
 
-# %% ../nbs/55_demo.ipynb #0ed4b647
+# %% ../nbs/55_demo.ipynb #9cdce4ee
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from . import show
 from .core import check_choice
 from .data.video import read_frames
-from .evaluate import Evaluation, EvaluateConfig, Window, evaluate, predict, write_report
+from .evaluate import Evaluation, EvaluateConfig, Window, close_figures, evaluate, predict, write_report
 from .synthetic import CLASSES, write_court26
 from .train import TrainConfig, load_checkpoint, train
 
@@ -79,7 +79,7 @@ def table(
     rows['chance'] = {'top1': 100/len(first.labels), 'mean_class': 100/len(first.labels), 'map': 100/len(first.labels)} | ({'coarse_top1': 100*groups.max()} if groups is not None else {})
     return pd.DataFrame(rows).T.rename_axis('model').round(1)
 
-# %% ../nbs/55_demo.ipynb #7d34e550
+# %% ../nbs/55_demo.ipynb #45005a74
 def report(
     config:DemoConfig,
     results:dict[str,Evaluation],
@@ -100,8 +100,9 @@ def report(
         overlay = out/'overlays'/Path(row.path).name
         predict(out/'court26'/row.path, checkpoint, overlay=overlay)
         parts += [f'{row.label}: predicted {row.predicted} with {row.score:.0%}', show.play(read_frames(overlay), fps=8, kind='mp4', width=320, alt=f'{row.label}, predicted {row.predicted}')]
-    plt.close('all')
-    return write_report(out/'report.html', 'fgar demo: court26', *parts)
+    page = write_report(out/'report.html', 'fgar demo: court26', *parts)
+    close_figures(parts)
+    return page
 
 def demo(
     config:DemoConfig=DemoConfig()
@@ -112,5 +113,5 @@ def demo(
     for frames in (config.frames, 1): train(recipe(config, frames))
     results = compare(config)
     page = report(config, results, time.time() - start)
-    print(f'\nper cent on {len(next(iter(results.values())).target)} test clips\n{table(results).to_string()}\n\nreport: {page.resolve()}')
+    print(f'\nper cent on {len(next(iter(results.values())).target)} test clips\n{table(results).to_string()}\n\nreport: {page}')
     return results

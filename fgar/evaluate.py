@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['view_scores', 'score_loader', 'Evaluation', 'EvaluateConfig', 'open_videos', 'evaluate', 'Window', 'window_times',
-           'predict', 'caption', 'write_overlay', 'write_report']
+           'predict', 'caption', 'write_overlay', 'write_report', 'close_figures']
 
-# %% ../nbs/51_evaluation.ipynb #e40d33be
+# %% ../nbs/51_evaluation.ipynb #4aadd34a
 import base64, html, io, json, math
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
+import matplotlib, matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -47,7 +47,7 @@ def view_scores(
     with torch.autocast(frames.device.type, dtype=precision, enabled=precision is not None): scores = model(views).scores
     return rearrange(scores, '(n v) k -> n v k', n=n).mean(1)
 
-# %% ../nbs/51_evaluation.ipynb #a3aedb40
+# %% ../nbs/51_evaluation.ipynb #35de98cb
 def score_loader(
     model:ActionModel,           # any registered system
     loader,                      # batches as from `fgar.data.datasets.Loader`
@@ -60,7 +60,7 @@ def score_loader(
     model.eval()
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
     scores, target, index, failed = [], [], [], []
-    for batch in tqdm(loader.epoch(0), total=len(loader), desc='evaluate', unit='batch', disable=not progress, leave=False):
+    for batch in tqdm(loader.epoch(0), total=len(loader), desc='evaluate', unit='batch', leave=False, **({} if progress else {'disable': True})):
         failed += [(loader.name(i), reason) for i,reason in batch.get('failed', [])]
         if not len(batch['label']): continue
         frames = batch['frames'].to(device, non_blocking=True)
@@ -122,7 +122,7 @@ class Evaluation:
         with atomic_write(folder/'per_clip.csv') as f: self.per_clip.to_csv(f, index=False)
         return folder
 
-# %% ../nbs/51_evaluation.ipynb #07ec5838
+# %% ../nbs/51_evaluation.ipynb #27018e8d
 @dataclass(frozen=True)
 class EvaluateConfig:
     "Score a checkpoint on labelled clips; say what was right and what was confused with what."
@@ -172,13 +172,15 @@ def evaluate(
     result = Evaluation(scores, target, [loader.name(i) for i in index.tolist()], labels, failed, groups)
     if config.out:
         result.write(config.out)
-        write_report(Path(config.out)/'report.html', f'{checkpoint.config.model} on {data}', *result.page())
+        parts = result.page()
+        write_report(Path(config.out)/'report.html', f'{checkpoint.config.model} on {data}', *parts)
+        close_figures(parts)
     return result
 
 # %% ../nbs/51_evaluation.ipynb #3004ce2d
 callable_module(__name__, evaluate)
 
-# %% ../nbs/51_evaluation.ipynb #917cc0d3
+# %% ../nbs/51_evaluation.ipynb #818ae5b9
 @dataclass(frozen=True)
 class Window:
     "What a model says about a stretch of a video."
@@ -217,7 +219,7 @@ def predict(
     info = probe(path)
     if not isinstance(checkpoint, Checkpoint): checkpoint = load_checkpoint(checkpoint, pick_device(device))
     model, labels = checkpoint.model, checkpoint.labels
-    window = window or getattr(checkpoint, 'seconds', None) or info.duration
+    window = window or (info.duration if math.isnan(checkpoint.seconds) else checkpoint.seconds)
     times = window_times(info.duration, window, step or window/2)
     whole = len(times) == 1
     rows = pd.DataFrame([dict(path=str(Path(path).resolve()), label=labels[0], start='' if whole else a, end='' if whole else b) for a,b in times])
@@ -271,7 +273,7 @@ def write_overlay(
             yield frames
     write_video(out, drawn(), fps=info.fps)
 
-# %% ../nbs/51_evaluation.ipynb #f5034705
+# %% ../nbs/51_evaluation.ipynb #8970bc06
 def write_report(
     path:str|Path,     # HTML file
     title:str,         # its heading
@@ -290,6 +292,14 @@ def write_report(
     body = '\n'.join(show_part(part) for part in parts)
     with atomic_write(path) as f: f.write_text(_PAGE.replace('TITLE', html.escape(title)).replace('BODY', body), encoding='utf-8')
     return Path(path)
+
+def close_figures(
+    parts:list     # parts of a report
+)->None:
+    "Let go of the figures that were made for a report."
+    for part in parts:
+        figure = getattr(np.asarray(part, dtype=object).flat[0], 'figure', None)
+        if figure is not None: plt.close(figure)
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>TITLE</title>
 <style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}img{max-width:100%;background:#fff}

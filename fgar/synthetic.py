@@ -471,7 +471,7 @@ def _truth(film, at, flow, owner, depth):
     seen = (jx >= 0) & (jx < size) & (jy >= 0) & (jy < size) & (joints[..., 2] < front + .25)
     return flow[:, :-1].permute(0, 2, 1, 3, 4).contiguous(), ~inside | (there != owner[:, :-1]), seen
 
-# %% ../nbs/01_synthetic.ipynb #744c3e11
+# %% ../nbs/01_synthetic.ipynb #7fa447a4
 def _keys(indices:Tensor, seed:int, split:str)->Tensor: return mix(mix(indices) + derive_seed('court26', seed, split)//2)
 
 def render(
@@ -518,7 +518,7 @@ def _progress(steps, total:int, name:str, show:bool=True):
     "A progress bar, where tqdm is installed and there is more than one step."
     try: from tqdm.auto import tqdm
     except ImportError: return steps
-    return tqdm(steps, total=total, desc=name, disable=not show or total < 2, leave=False)
+    return tqdm(steps, total=total, desc=name, leave=False, **({} if show and total > 1 else {'disable': True}))     # so that TQDM_DISABLE works
 
 # %% ../nbs/01_synthetic.ipynb #c022686c
 def untrimmed(
