@@ -315,6 +315,7 @@ class Checkpoint(NamedTuple):
     config:TrainConfig      # how it was trained
     epoch:int               # epochs done
     top1:float              # validation accuracy, 0 … 1; nan if not known
+    seconds:float           # mean length of the training videos, s; nan if they were no files
 
 def read_checkpoint(
     path:str|Path,
@@ -332,13 +333,13 @@ def read_checkpoint(
 def load_checkpoint(
     path:str|Path,              # best.pt or last.pt of a run
     map_location='cpu',         # device for the weights
-)->Checkpoint:                  # model, labels, config, epoch, top1
+)->Checkpoint:                  # model, labels, config, epoch, top1, seconds
     "Rebuild a trained model; the averaged weights if the run kept them."
     saved = read_checkpoint(path, map_location)
     config = TrainConfig.from_dict(saved['config'])
     model = build_model(replace(config, options={k: v for k,v in config.options.items() if k != 'weights'}), saved['labels'])
     load_weights(model, saved.get('ema') or saved['model'], path)
-    return Checkpoint(model.to(map_location).eval(), saved['labels'], config, saved.get('epoch', 0), saved.get('top1', float('nan')))
+    return Checkpoint(model.to(map_location).eval(), saved['labels'], config, *(saved.get(k, math.nan) for k in ('epoch', 'top1', 'seconds')))
 
 def build_model(
     config:TrainConfig,
@@ -572,7 +573,8 @@ def train(
     with process_group(device) as (rank, world), ask_to_stop() as asked:
         saved = find_run(config, world)
         loader, val_loader = loaders or make_loaders(config, device, rank, world)
-        labels = loader.labels
+        labels, videos = loader.labels, getattr(loader, 'dataset', None)
+        seconds = videos.seconds() if rank == 0 and hasattr(videos, 'seconds') else math.nan     # a window of a long video should be as long
         augment, val_augment = (a.to(device) for a in make_augment(config, labels))
 
         seed_everything(config.seed, 'model')
@@ -593,7 +595,7 @@ def train(
                 for old in ('last.pt', 'best.pt', 'history.csv'): (folder/old).unlink(missing_ok=True)
             config.write(folder/'config.json')
             board = _board(config) if config.tensorboard else None
-        save = lambda: state.save(folder/'last.pt', config, labels, world=world) if rank == 0 else None
+        save = lambda: state.save(folder/'last.pt', config, labels, world=world, seconds=seconds) if rank == 0 else None
 
         for epoch in range(state.epoch, config.epochs):
             begin, steps, bar = time.perf_counter(), len(loader) - state.step, _bar(config, loader, epoch, state.step, rank, world)
@@ -607,8 +609,8 @@ def train(
             better, state.best = row['val_top1'] > state.best, max(row['val_top1'], state.best)
             if rank == 0:
                 if not config.quiet: print('  '.join(f'{k} {v:.4g}' for k,v in row.items()), flush=True)
-                if row['failed'] and not config.quiet: print(f"{row['failed']} files could not be read; first: {': '.join(map(str, loader.failures[0]))}", flush=True)
-                if better: save_checkpoint(folder/'best.pt', config, labels, model=chosen.state_dict(), epoch=epoch + 1, top1=row['val_top1'])
+                if row['failed'] and not config.quiet: print(f"{row['failed']} files could not be read:", *(f'  {name}: {reason}' for name, reason in loader.failures[:20]), sep='\n', flush=True)
+                if better: save_checkpoint(folder/'best.pt', config, labels, model=chosen.state_dict(), epoch=epoch + 1, top1=row['val_top1'], seconds=seconds)
                 write_history(folder, state.history, board)
             save()
             if asked: raise KeyboardInterrupt(f'stopped after epoch {epoch}; the same command continues from there')
