@@ -54,12 +54,13 @@ def attend(
     if mask is not None: weights = weights.masked_fill(~mask, 0)
     return weights.to(v.dtype) @ v, weights
 
-# %% ../../nbs/14_attention.ipynb #652343bf
+# %% ../../nbs/14_attention.ipynb #25581b13
 def _fused(q:Tensor, k:Tensor, v:Tensor, mask:Tensor|None)->Tensor:
     if mask is None: return F.scaled_dot_product_attention(q, k, v)
     _check_mask(mask, q.shape[:-1] + k.shape[-2:-1])
     return F.scaled_dot_product_attention(q, k, v, _open(mask)).masked_fill(~mask.any(-1, keepdim=True), 0)
 
+# %% ../../nbs/14_attention.ipynb #a70231d4
 class MultiHeadAttention(nn.Module):
     "Multi-head self- or cross-attention with sigmoid or softmax weights (Yan 2024, eqs. 10–14); parameters as in `nn.MultiheadAttention`."
     def __init__(self,
