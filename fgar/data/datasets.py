@@ -195,7 +195,7 @@ class Manifest:
             rows['path'] = [p if os.path.isabs(p) else Path(os.path.relpath(self.folder/p, path.parent)).as_posix() for p in rows.path]
         with atomic_write(path) as temporary: rows.to_csv(temporary, index=False, lineterminator='\n')
 
-# %% ../../nbs/04_datasets.ipynb #1c45005d
+# %% ../../nbs/04_datasets.ipynb #a6329523
 class VideoDataset(Dataset):
     "Clips of a manifest: row → frames, label, index. A file that cannot be read gives an item with `error` instead."
     def __init__(self,
@@ -253,7 +253,7 @@ class VideoDataset(Dataset):
             except (VideoError, OSError): continue
             start, end = rows.start.iat[index], rows.end.iat[index]
             lengths.append((duration if math.isnan(end) else min(end, duration)) - (0 if math.isnan(start) else start))
-        return sum(lengths)/len(lengths) if lengths else math.nan
+        return float(sum(lengths)/len(lengths)) if lengths else math.nan
 
     def __getitem__(self,
         key:int|tuple[int,int,int]   # row, or (row, epoch, repeat) as `Loader` sends it
