@@ -307,7 +307,7 @@ def save_checkpoint(
     with atomic_write(path) as temporary, open(temporary, 'wb') as file:        # through a Python file, so that a full disk is an OSError
         torch.save(dict(fgar=1, config=asdict(config), labels=list(labels), **content), file)
 
-# %% ../nbs/50_training.ipynb #8ff12448
+# %% ../nbs/50_training.ipynb #d1b41684
 class Checkpoint(NamedTuple):
     "A trained model and what it needs to be used."
     model:ActionModel       # in eval mode
@@ -559,7 +559,7 @@ def _bar(config, loader, epoch, step, rank, world):
     clips = config.batch*world
     return None if rank or config.quiet else tqdm(total=len(loader)*clips, initial=step*clips, unit='clip', desc=f'epoch {epoch}', leave=False, disable=None)
 
-# %% ../nbs/50_training.ipynb #7ebb6bdd
+# %% ../nbs/50_training.ipynb #a0913ac4
 def train(
     config:TrainConfig,    # what to train, on what, how
     loaders:tuple=None     # training and validation loader; None to make them from `config.data`

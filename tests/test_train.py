@@ -74,9 +74,9 @@ def test_run_leaves_what_it_says(tmp_path, options):
     assert {p.name for p in run.folder.iterdir()} == {'best.pt', 'last.pt', 'config.json', 'history.csv'}
     assert TrainConfig.read(run.folder/'config.json') == config(tmp_path/'run', **options)
     assert len(list(csv.DictReader(open(run.folder/'history.csv')))) == len(run.history) == 2
-    model, labels, saved, epoch, top1 = load_checkpoint(run.folder/'best.pt')
-    assert labels == LABELS and top1 == run.best == max(r['val_top1'] for r in run.history) and not model.training
-    assert saved == config(tmp_path/'run', **options)
+    best = load_checkpoint(run.folder/'best.pt')
+    assert best.labels == LABELS and best.top1 == run.best == max(r['val_top1'] for r in run.history) and not best.model.training
+    assert best.config == config(tmp_path/'run', **options)
     assert all(map(torch.isfinite, (torch.tensor(r['loss']) for r in run.history)))
 
 
@@ -296,7 +296,7 @@ class Failing(MemoryLoader):
 def test_unreadable_files_are_counted_and_do_not_stop_the_run(tmp_path, capsys):
     run = fgar.train(config(tmp_path, quiet=False, epochs=1, warmup=0), loaders(cls=Failing))
     assert run.history[0]['failed'] == 4*3 + 8
-    assert '20 files could not be read; first: clip 0: broken' in capsys.readouterr().out
+    assert '20 files could not be read:\n  clip 0: broken' in capsys.readouterr().out
 
 
 # ---- configuration -------------------------------------------------------------
@@ -438,7 +438,7 @@ def test_folder_of_videos_with_a_broken_one(tmp_path, workers, capfd):
     model, labels, *_ = load_checkpoint(run.folder/'best.pt')
     assert labels == sorted(LABELS) and len(run.history) == 2
     failed = sum(row['failed'] for row in run.history)
-    assert failed >= 1 and 'files could not be read; first: ' in capfd.readouterr().out
+    assert failed >= 1 and 'broken.mp4: ' in capfd.readouterr().out
 
 
 def test_data_errors(tmp_path):
