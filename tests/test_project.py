@@ -20,6 +20,7 @@ def test_outputs_are_clean(path):
         for output in cell['outputs']:
             assert output['output_type'] != 'error', source(cell)
             assert output.get('name') != 'stderr', source(cell)
+            assert 'application/vnd.jupyter.widget-view+json' not in output.get('data', {}), 'a widget means nothing without a kernel'
         assert cell['execution_count'] is None, 'run nbdev_clean'
     assert path.stat().st_size < 1_500_000, 'figures too large'
 
