@@ -10,7 +10,7 @@ demo: .venv/installed          ## train, evaluate and predict on court26; writes
 test: .venv/developer          ## every notebook as a test, then pytest
 	$(BIN)/nbdev_export
 	@git diff --stat --exit-code -- fgar || { echo 'fgar/ differs from the notebooks: run `make export` and commit'; exit 1; }
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print --timing
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/nbdev_test --n_workers 2 --do_print --timing   # a worker runs several notebooks: Triton must know before the first
 	$(BIN)/python -m pytest -q tests
 
 export: .venv/developer        ## notebooks -> fgar/, cleaned, and README.md from the index
