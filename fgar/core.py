@@ -7,7 +7,7 @@ __all__ = ['STREAMS', 'check_shape', 'check_clip', 'UnknownName', 'check_choice'
            'pick_device', 'pick_precision', 'atomic_write', 'Prediction', 'ActionModel', 'check_target', 'Spec',
            'register', 'models', 'spec', 'create', 'example_inputs', 'cost', 'callable_module']
 
-# %% ../nbs/00_core.ipynb #d74621c9
+# %% ../nbs/00_core.ipynb #6a066b98
 import difflib, errno, hashlib, importlib, inspect, os, pkgutil, random, sys, tempfile, types
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../nbs/00_core.ipynb #23c93ffc
 def check_shape(
@@ -242,7 +241,7 @@ def create(
     model.spec, model.options = entry, {'classes': classes, **options}
     return model
 
-# %% ../nbs/00_core.ipynb #7dc8ff2b
+# %% ../nbs/00_core.ipynb #9aee6d6e
 STREAMS = {'rgb': 3, 'flow': 2}    # channels of each kind of input
 
 def example_inputs(
@@ -262,6 +261,7 @@ def cost(
     **options      # as for `create`
 )->tuple[int,float]:   # parameters, GMACs of one clip
     "Parameters and multiply-accumulates of a system, counted on the meta device."
+    from torch.utils.flop_counter import FlopCounterMode     # brings Triton along, which nobody else here needs
     with torch.device('meta'): model = create(name, classes, **options).eval()
     with FlopCounterMode(display=False) as counter: model(*example_inputs(model, device='meta'))
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops()/2e9
