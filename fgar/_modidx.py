@@ -168,6 +168,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'fgar.evaluate.Evaluation.write': ('evaluation.html#evaluation.write', 'fgar/evaluate.py'),
                                'fgar.evaluate.Window': ('evaluation.html#window', 'fgar/evaluate.py'),
                                'fgar.evaluate.Window.__str__': ('evaluation.html#window.__str__', 'fgar/evaluate.py'),
+                               'fgar.evaluate._figure': ('evaluation.html#_figure', 'fgar/evaluate.py'),
                                'fgar.evaluate.caption': ('evaluation.html#caption', 'fgar/evaluate.py'),
                                'fgar.evaluate.close_figures': ('evaluation.html#close_figures', 'fgar/evaluate.py'),
                                'fgar.evaluate.evaluate': ('evaluation.html#evaluate', 'fgar/evaluate.py'),

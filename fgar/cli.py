@@ -57,7 +57,7 @@ class Court26:
     classes:tuple[str,...] = ()       # labels to draw; all 26 if empty
     seed:int = 0                      # same seed, same clips
 
-# %% ../nbs/54_command.ipynb #9e2a256e
+# %% ../nbs/54_command.ipynb #fdeffef8
 def run_train(config)->int:
     from fgar.train import train
     run = train(config)
@@ -106,7 +106,8 @@ def run_check(config:Check)->int:
     for name, check in results.items():
         if not check.ok or check.reason: print(f"{'odd' if check.ok else 'BAD'}  {name}: {check.reason}")
     bad = [name for name, check in results.items() if not check.ok]
-    print(f'{len(files)} files, {len(bad)} bad' + (f', {sum(map(bool, manifest.leaks()))} groups in more than one split' if manifest is not None and manifest.leaks() else ''))
+    leaks = manifest.leaks() if manifest is not None else {}
+    print(f'{len(files)} files, {len(bad)} bad' + (f', {len(leaks)} groups in more than one split' if leaks else ''))
     if config.out:
         if manifest is None: raise ValueError('out: expected a manifest as source, got a folder. Only a manifest can be written without its bad rows')
         manifest.select(~manifest.rows.path.isin(bad)).write(config.out)

@@ -273,7 +273,11 @@ def write_overlay(
             yield frames
     write_video(out, drawn(), fps=info.fps)
 
-# %% ../nbs/51_evaluation.ipynb #8970bc06
+# %% ../nbs/51_evaluation.ipynb #34236a23
+def _figure(part):
+    "The figure that a part of a report is, or that its axes (one or an array) belong to; None for other parts."
+    return part if isinstance(part, Figure) else getattr(np.asarray(part, dtype=object).flat[0], 'figure', None)
+
 def write_report(
     path:str|Path,     # HTML file
     title:str,         # its heading
@@ -283,7 +287,7 @@ def write_report(
     def show_part(part):
         if isinstance(part, str): return f'<h2>{html.escape(part[2:])}</h2>' if part.startswith('# ') else f'<p>{html.escape(part)}</p>'
         if isinstance(part, pd.DataFrame): return '<div class="wide">' + part.to_html(index=False, float_format=lambda x: f'{x:.3f}', border=0) + '</div>'
-        figure = part if isinstance(part, Figure) else getattr(np.asarray(part, dtype=object).flat[0], 'figure', None)
+        figure = _figure(part)
         if figure is not None:
             buffer = io.BytesIO()
             figure.savefig(buffer, format='png', dpi=110, bbox_inches='tight')
@@ -298,8 +302,7 @@ def close_figures(
 )->None:
     "Let go of the figures that were made for a report."
     for part in parts:
-        figure = getattr(np.asarray(part, dtype=object).flat[0], 'figure', None)
-        if figure is not None: plt.close(figure)
+        if (figure := _figure(part)) is not None: plt.close(figure)
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>TITLE</title>
 <style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}img{max-width:100%;background:#fff}

@@ -79,7 +79,8 @@ def test_check_finds_what_is_broken_and_writes_the_rest(capsys, tiny_run, tmp_pa
     manifest.assign(path=[str(tiny_run/'data'/p) for p in manifest.path]).to_csv(tmp_path/'m.csv', index=False)
     good = len(manifest)
     (tmp_path/'torn.mp4').write_bytes((tiny_run/'data'/manifest.path[0]).read_bytes()[:700])
-    with open(tmp_path/'m.csv', 'a') as f: f.write(f'torn.mp4,{manifest.label[0]},train,,,\n' if list(manifest.columns)[:6] == ['path', 'label', 'split', 'start', 'end', 'group'] else '')
+    broken = dict(manifest.iloc[0], path='torn.mp4')
+    pd.DataFrame([*pd.read_csv(tmp_path/'m.csv').to_dict('records'), broken]).to_csv(tmp_path/'m.csv', index=False)
     code, out, _ = run(capsys, 'check', tmp_path/'m.csv', '--out', tmp_path/'clean.csv')
     assert code == 1 and 'BAD  torn.mp4' in out and f'{good + 1} files, 1 bad' in out
     assert len(pd.read_csv(tmp_path/'clean.csv')) == good

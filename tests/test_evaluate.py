@@ -27,7 +27,8 @@ def test_evaluate_equals_clip_by_clip(tiny_run, checkpoint):
 @pytest.mark.parametrize('clips,crops', [(1, 3), (3, 1), (2, 3)])
 def test_views_average(tiny_run, clips, crops):
     result = evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), str(tiny_run/'data/manifest.csv'), clips=clips, crops=crops, workers=0, quiet=True))
-    assert_close(result.scores.sum(1), torch.ones(6)) and len(result.target) == 6
+    assert_close(result.scores.sum(1), torch.ones(6))
+    assert len(result.target) == 6
 
 def test_a_bad_file_is_listed_and_the_rest_is_scored(tiny_run, tmp_path):
     shutil.copytree(tiny_run/'data', tmp_path/'data')
