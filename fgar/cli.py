@@ -176,3 +176,7 @@ def main(
         if os.environ.get('FGAR_DEBUG'): raise
         print(f'fgar {args[0]}: {e}', file=sys.stderr)
         return 1
+
+# %% ../nbs/54_command.ipynb #99114efe
+#| eval: false
+if __name__ == '__main__': sys.exit(main())
