@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import fgar
 from fgar import cli
 
 def run(capsys, *args):
