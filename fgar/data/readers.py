@@ -8,7 +8,7 @@ __all__ = ['IMAGE_ENDINGS', 'PACKED', 'NO_SIDE', 'Label', 'READERS', 'Tree', 're
            'kinetics400', 'diving48', 'mpii_cooking', 'charades_sta', 'captions', 'football', 'Reader', 'reader_name',
            'read_dataset', 'DataConfig', 'write_reading', 'next_commands', 'run_data']
 
-# %% ../../nbs/04a_readers.ipynb #c51bc6fa
+# %% ../../nbs/04a_readers.ipynb #10e02fdb
 import csv, fnmatch, inspect, io, itertools, json, os, re, shlex, tempfile, unicodedata, warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
-from torchvision.io import ImageReadMode, decode_image
+from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core import atomic_write, check_choice
@@ -26,7 +27,7 @@ from .augment import _MIRROR, _swap, flip_map
 from .datasets import COLUMNS, VIDEO_ENDINGS, Manifest, _some
 from .video import probe, write_video
 
-# %% ../../nbs/04a_readers.ipynb #06ece446
+# %% ../../nbs/04a_readers.ipynb #4606c9ae
 IMAGE_ENDINGS = {'.jpg', '.jpeg', '.png', '.bmp', '.webp'}
 PACKED = {'.zip', '.rar', '.7z', '.tar', '.tgz', '.gz', '.bz2', '.xz', '.part', '.crdownload'}
 
@@ -41,14 +42,17 @@ def _is_folder(entry:os.DirEntry)->bool:
 class Tree:
     "Everything below a folder, walked once; links are followed, loops are not."
     def __init__(self,
-        root:str|Path   # folder of a data set
+        root:str|Path,       # folder of a data set
+        skip:str|Path=None   # a folder not to look into
     ):
         self.root, self.given = Path(os.path.realpath(root)), str(root)
         if not self.root.is_dir(): raise FileNotFoundError(f"root: expected the folder of the data set, got {str(root)!r}, which is {'a file' if self.root.exists() else 'not there'}")
         self.videos, self.images, self.files, self.notes, self.used, self.twice = defaultdict(list), {}, [], [], set(), {}
         seen, real, links, loops, unnamed = set(), [''], [], [], []
+        skip = os.path.realpath(skip) if skip else None
         while real or links:
             inside = real.pop() if real else links.pop(0)       # folders before links to folders
+            if inside and skip and os.path.realpath(self.root/inside) == skip: continue
             try:
                 here = os.stat(self.root/inside)
                 if (here.st_dev, here.st_ino) in seen: loops.append(inside); continue
@@ -91,7 +95,7 @@ class Tree:
         packed = [path for path in self.files if os.path.splitext(path)[1].lower() in PACKED]
         return f' Not unpacked yet: {_some(packed, 3)}.' if packed else ''
 
-# %% ../../nbs/04a_readers.ipynb #362d0553
+# %% ../../nbs/04a_readers.ipynb #8a61fbde
 def read_text(
     path:str|Path,      # a text file: UTF-8 or UTF-16 with its mark, else Latin-1
     notes:list[str]     # gets a line when it is Latin-1
@@ -126,16 +130,16 @@ class Labels:
         *patterns:str,        # of file names, such as '*train*.json'; upper and lower case are the same
         need:bool=True,       # an error if there is none
         having:str=''         # what the first lines of the file must contain
-    )->list[Path]:            # by name; of equal names the one least deep
+    )->list[Path]:            # in the order of the patterns; of equal names the one least deep
         "The label files whose names match."
         found = {}
-        for path in sorted(self.below, key=lambda path: (path.count('/'), path)):
+        for pattern, path in itertools.product(patterns, sorted(self.below, key=lambda path: (path.count('/'), path))):
             name = path.rpartition('/')[2]
-            if any(fnmatch.fnmatch(name.lower(), p.lower()) for p in patterns) and having.encode() in _head(self.place/path): found.setdefault(name, path)
+            if name not in found and fnmatch.fnmatch(name.lower(), pattern.lower()) and having.encode() in _head(self.place/path): found[name] = path
         if need and not found:
             raise FileNotFoundError(f"root: expected the label files of {self.name}, looked for {' or '.join(patterns)}{f' with {having!r} in it' if having else ''} below {self.given!r} at any depth, found none among {len(self.below)} files "
                                     f"({self.tree.count} videos, {len(self.tree.images)} folders of images).{self.tree.unpacked()} The archives unpack to {self.layout}. Label files elsewhere: --annotations FOLDER")
-        return [self.place/found[name] for name in sorted(found)]
+        return [self.place/path for path in found.values()]
 
     def text(self, path:Path)->str:
         self.at = path.name
@@ -284,7 +288,7 @@ def ucf_sports(
         shot = min(os.listdir(tree.root/best)) if best in tree.images else best.rpartition('/')[2]
         yield dict(key=best if usable else folder, label=re.sub('-(Back|Front|Side)$', '', name, flags=re.I), group=shot.rpartition('_')[0] if usable else '', reason='' if usable else 'not found')
 
-# %% ../../nbs/04a_readers.ipynb #79ce977a
+# %% ../../nbs/04a_readers.ipynb #402f34b0
 _FILES = {'sthv1': (('something-something-v1-train.csv', 'something-something-v1-validation.csv'), ('*v1-labels.csv', '*category*.txt')),
           'sthv2': (('*v2-train.json', '*v2-validation.json', 'train.json', 'validation.json', 'test-answers.csv'), ('*v2-labels.json', 'labels.json', '*category*.txt')),
           'jester': (('jester-v1-train.csv', 'jester-v1-validation.csv'), ('*labels.csv',))}
@@ -306,7 +310,7 @@ def something(
         if path.suffix == '.json': rows = [dict(key=str(row['id']), label=re.sub(r'[\[\]]', '', row.get('template', ''))) for row in labels.json(path)]
         elif path.suffix == '.csv': rows = [dict(key=key, label=label) for key,_,label in (line.partition(';') for line in labels.lines(path))]
         else:
-            split = [line.rsplit(None, 2) for line in labels.lines(path)]
+            split = (line.rsplit(None, 2) for line in labels.lines(path))
             rows = [dict(key=key, frames=int(count), label=names[int(k)] if int(k) < len(names) else k) for key,count,k in split]
         for row in rows: yield {**row, 'split': _part(path.name), 'reason': '' if row['label'] and (not names or row['label'] in names) else f"label not in the list of labels: {row['label']!r}"}
 
@@ -335,7 +339,7 @@ def flip_flags(
     try: flip_map(labels); return []
     except ValueError: return ['--flip-pairs', *itertools.chain(*pairs)] if pairs else ['--flip-pairs', labels[0], labels[0]]
 
-# %% ../../nbs/04a_readers.ipynb #329f6a2c
+# %% ../../nbs/04a_readers.ipynb #47d64e9a
 def _encode(folder:Path, target:Path, fps:float)->str:
     "Write the images of a folder as a video; the reason if that cannot be."
     try:
@@ -344,13 +348,13 @@ def _encode(folder:Path, target:Path, fps:float)->str:
         numbers = sorted(names.values())
         if gaps := sorted(set(range(min(numbers[0], 1), numbers[-1] + 1)) - set(numbers)) if numbers[0] < 2 else []: return f'images missing: {_some(gaps)}'
         def images():
-            for name in sorted(names, key=lambda name: (names[name], name)): yield decode_image(str(folder/name), ImageReadMode.RGB).permute(1, 2, 0)
+            for name in sorted(names, key=lambda name: (names[name], name)): yield np.array(Image.open(folder/name).convert('RGB'))
         even = all(side % 2 == 0 for side in next(images()).shape[:2])
         write_video(target, images(), fps=fps, pix_fmt='yuv420p' if even else 'yuv444p')
         return ''
-    except (OSError, ValueError, RuntimeError) as e: return f'cannot be encoded: {str(e).splitlines()[0]}'
+    except (OSError, ValueError) as e: return f'cannot be encoded: {str(e).splitlines()[0]}'
 
-# %% ../../nbs/04a_readers.ipynb #321d26da
+# %% ../../nbs/04a_readers.ipynb #f98e25be
 def encode(
     reading:Reading,        # with folders of images among its paths
     folder:str|Path,        # where the videos go; those that are there already are kept
@@ -370,7 +374,7 @@ def encode(
     reason = rows.path.map(reasons).fillna('')
     rows = rows.assign(path=[Path(os.path.relpath(targets[p], root)).as_posix() if p in targets and not r else p for p,r in zip(rows.path, reason)])
     if not (reason == '').any(): raise ValueError(f"root: none of the {len(paths)} folders of images could be encoded. The first, {paths[0]}: {reasons[paths[0]]}")
-    lost = rows[reason != ''].assign(reason=reason)
+    lost = rows.assign(reason=reason)[reason != '']
     return replace(reading, manifest=Manifest(rows[reason == ''], root), missing=pd.concat([reading.missing, lost.reindex(columns=reading.missing.columns)], ignore_index=True), folders=frozenset())
 
 # %% ../../nbs/04a_readers.ipynb #e4175f50
@@ -395,7 +399,7 @@ def diving48(
         for row in labels.json(path):
             yield dict(key=row['vid_name'], label=words[row['label']] if row['label'] < len(words) else str(row['label']), split=_part(path.name), group=row['vid_name'].rpartition('_')[0])
 
-# %% ../../nbs/04a_readers.ipynb #8013cb13
+# %% ../../nbs/04a_readers.ipynb #394e8802
 def _rate(tree:Tree, key:str, notes:list[str], fps:float=None)->float:
     path = tree.find(key)[0]
     if fps or not path or path in tree.images: return fps or 29.4
@@ -410,7 +414,7 @@ def mpii_cooking(
     "MPII Cooking (Rohrbach et al. 2012): leave one person out."
     paths = labels.paths('detectionGroundtruth*.csv', need=not labels.paths('*.json', need=False, having='timestamps'))
     if not paths: labels.notes.append('no detectionGroundtruth CSV here; read the TACoS sentences instead'); yield from captions(labels, label='sentence', fps=fps); return
-    rows = [row for n,row in enumerate(labels.table(paths[0], ['subject', 'video', 'first', 'last', 'number', 'label'])) if n or row['first'].isdigit()]      # some copies have a header
+    rows = [row | dict(first=int(row['first']), last=int(row['last'])) for n,row in enumerate(labels.table(paths[0], ['subject', 'video', 'first', 'last', 'number', 'label'])) if n or row['first'].isdigit()]      # some copies have a header
     person = lambda row: (re.match(r's\d+', row['video']) or ['s' + row['subject'].lstrip('s').zfill(2)])[0]
     people = sorted({person(row) for row in rows})
     tests = [p for p in people if p in ('s08', 's10', 's16', 's17', 's18', 's19', 's20')] or people
@@ -419,7 +423,7 @@ def mpii_cooking(
     labels.notes.append(f"test subject {tests[split-1]}; the others, and those never tested ({', '.join(sorted(set(people) - set(tests))) or 'none'}), train")
     for row in rows:
         rate = rates[row['video']]
-        yield dict(key=row['video'], label=row['label'], split='test' if person(row) == tests[split-1] else 'train', group=person(row), start=(int(row['first']) - 1)/rate, end=int(row['last'])/rate)
+        yield dict(key=row['video'], label=row['label'], split='test' if person(row) == tests[split-1] else 'train', group=person(row), start=(row['first'] - 1)/rate, end=row['last']/rate)
 
 # %% ../../nbs/04a_readers.ipynb #b06070f4
 Label = Literal['auto', 'action', 'sentence']
@@ -467,7 +471,7 @@ def captions(
                 yield row
     if {'val_1', 'val_2'} <= {path.stem for path in paths}: labels.notes.append('val_1 and val_2 describe the same videos: val_1 is the split val, val_2 the split test')
 
-# %% ../../nbs/04a_readers.ipynb #b89f8734
+# %% ../../nbs/04a_readers.ipynb #66a05a2f
 _COLUMNS = dict(video=('video', 'file', 'filename', 'path', 'name', 'video_id'), label=('label', 'class', 'action', 'category', 'event'), start=('start', 'begin', 'start_time', 'from'), end=('end', 'stop', 'end_time', 'to'),
                 split=('split', 'subset', 'set'), group=('group', 'match', 'game', 'player', 'subject'))
 
@@ -482,7 +486,7 @@ def football(
     for path in labels.paths('*.csv'):
         rows = list(labels.table(path))
         names = {ours: next((n for n in theirs if rows and n in rows[0]), None) for ours,theirs in _COLUMNS.items()}
-        if not (names['video'] and names['label']) or rows and list(rows[0])[:6] == list(COLUMNS): continue      # another table, or a manifest
+        if not (names['video'] and names['label']) or rows and list(rows[0])[:3] == list(COLUMNS[:3]): continue      # another table, or one of ours
         used = True
         for n, row in enumerate(rows, 2):
             cell = {ours: row.get(theirs or '', '') for ours,theirs in names.items()}
@@ -522,7 +526,7 @@ READERS:dict[str,Reader] = {
 _OTHER_NAMES = dict(csv='football', ucfsports='ucf-sports', ucf_sports='ucf-sports', youtube='ucf11', somethingsomethingv1='sthv1', ssv1='sthv1', somethingsomethingv2='sthv2', ssv2='sthv2', kinetics='kinetics400', k400='kinetics400',
                     mpii='mpii-cooking', charades='charades-sta', activitynet='activitynet-captions', anet='activitynet-captions', anetcaptions='activitynet-captions')
 
-# %% ../../nbs/04a_readers.ipynb #fb5a1ec2
+# %% ../../nbs/04a_readers.ipynb #1eaa50be
 def reader_name(
     name:str    # a name in `READERS`, or one people use for it
 )->str:
@@ -537,6 +541,7 @@ def read_dataset(
     keep:bool=False,                    # keep rows whose file is missing
     fractions:tuple[float,...]=(),      # deal anew by whole groups: train and test, or train, val and test
     seed:int=0,                         # of that dealing
+    skip:str|Path=None,                 # a folder below root not to look into
     **options                           # split, label, fps: what the reader takes
 )->Reading:
     "Read a data set's own files."
@@ -546,7 +551,7 @@ def read_dataset(
         if option not in allowed: raise ValueError(f"{option}: {name} has no such choice" + (f"; it has {', '.join(allowed)}" if allowed else ''))
     if isinstance(options.get('split'), int) and name in ('ucf101', 'hmdb51') and not 1 <= options['split'] <= 3: raise ValueError(f"split: expected 1, 2 or 3, got {options['split']}")
     if fractions and (len(fractions) not in (2, 3) or min(fractions) <= 0): raise ValueError(f'fractions: expected sizes above 0 for train and test, or train, val and test, got {fractions}')
-    labels = Labels(name, Tree(root), annotations, reader.layout)
+    labels = Labels(name, Tree(root, skip), annotations, reader.layout)
     reading = resolve(labels, reader.rows(labels, **options), keep)
     dealt = fractions or (() if any(reading.manifest.rows.split) else reader.fractions)
     if dealt:
@@ -596,7 +601,7 @@ def next_commands(
     train = ['fgar', 'train', '--data', str(out), *where, *flip_flags(reading.manifest.labels)]
     return [shlex.join(['fgar', 'check', str(out)]), shlex.join(train) if splits <= {''} or 'train' in splits else 'no training rows yet: add the training list, or deal anew with --fractions 7 3']
 
-# %% ../../nbs/04a_readers.ipynb #7c926ff7
+# %% ../../nbs/04a_readers.ipynb #f11b45b1
 def _check_out(out:str)->None:
     "Whether a manifest can be written there, before an hour of reading."
     out = Path(os.path.realpath(out))
@@ -614,9 +619,10 @@ def run_data(
     given = {option: value for option in ('split', 'label', 'fps') if (value := getattr(config, option)) is not None}
     if 'fps' not in inspect.signature(READERS[reader_name(config.name)].rows).parameters: given.pop('fps', None)
     _check_out(config.out)
-    reading = read_dataset(config.name, config.root, config.annotations, config.keep, tuple(config.fractions), config.seed, **given)
     out = Path(config.out)
-    if reading.folders: reading = encode(reading, config.videos or out.with_name(f'{out.stem}_videos'), config.fps or READERS[reading.name].fps, config.workers, not config.quiet)
+    videos = config.videos or out.with_name(f'{out.stem}_videos')
+    reading = read_dataset(config.name, config.root, config.annotations, config.keep, tuple(config.fractions), config.seed, videos, **given)
+    if reading.folders: reading = encode(reading, videos, config.fps or READERS[reading.name].fps, config.workers, not config.quiet)
     left = write_reading(reading, out)
     print(reading)
     if left: print(f'left out, with reasons: {left.name} beside the manifest')
