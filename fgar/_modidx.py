@@ -167,6 +167,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'fgar.data.readers.ucf101': ('readers.html#ucf101', 'fgar/data/readers.py'),
                                    'fgar.data.readers.ucf11': ('readers.html#ucf11', 'fgar/data/readers.py'),
                                    'fgar.data.readers.ucf_sports': ('readers.html#ucf_sports', 'fgar/data/readers.py'),
+                                   'fgar.data.readers.walk': ('readers.html#walk', 'fgar/data/readers.py'),
                                    'fgar.data.readers.write_reading': ('readers.html#write_reading', 'fgar/data/readers.py')},
             'fgar.data.video': { 'fgar.data.video.FrameError': ('video.html#frameerror', 'fgar/data/video.py'),
                                  'fgar.data.video.VideoCheck': ('video.html#videocheck', 'fgar/data/video.py'),

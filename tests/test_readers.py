@@ -50,6 +50,8 @@ def test_ucf101_torn_groups_and_class_numbers(tmp_path):
     assert re.search('GROUPS CROSS SPLITS: 1 of 2 .*Archery_g02', str(reading)) and reading.missing.reason.tolist() == ['contradicts classInd.txt: class 1 is Archery']
 
 def test_places_people_put_things(tmp_path):
+    bare = {path: content.replace('Archery/', '').replace('HandstandPushups/', '').replace('v_Handstand', 'v_HandStand') if content else None for path,content in UCF.items() if 'classInd' not in path}
+    assert set(read_dataset('ucf101', make(tmp_path/'bare', bare)).manifest.labels) == {'Archery', 'HandStandPushups'}                      # lists without folders
     flat = {f"a/b/{Path(path).name}": content for path,content in UCF.items()}                                  # no class folders at all
     assert len(read_dataset('ucf101', make(tmp_path/'flat', flat)).manifest) == 5
     lists = make(tmp_path/'lists', {Path(path).name: content for path,content in UCF.items() if path.endswith('.txt')})
@@ -175,6 +177,11 @@ def test_football_table(tmp_path, text):
     rows = whole(read_dataset('csv', tmp_path), 2)
     assert rows[['path', 'label', 'split', 'start', 'end', 'group']].values.tolist() == [['v/game1.mp4', 'chest pass', 'train', 1.5, 3, 'A'], ['v/game 2.mp4', 'dunk', 'test', 62.5, 63, 'B']]
 
+def test_football_folders_in_a_key_must_be_there(tmp_path):
+    make(tmp_path, {'x/match1/1_720p.mkv': None, 'labels.csv': 'video,start,end,label\nmatch1/1_720p.mkv,1,2,pass\nmatch2/1_720p.mkv,1,2,shot\n'})     # each match has files of the same names
+    reading = read_dataset('football', tmp_path)
+    assert whole(reading, 2).label.tolist() == ['pass'] and reading.missing.path.tolist() == ['match2/1_720p.mkv']
+
 def test_football_rows_that_cannot_be_used(tmp_path):
     make(tmp_path, {'a.mp4': None, 'labels.csv': 'video,start,end,label\na,1,2,dunk\na,soon,2,dunk\na,1,,dunk\na,4,3,dunk\na,5,6,\nb,1,2,dunk\na,,,whole\n'})
     reading = read_dataset('football', tmp_path)
@@ -222,6 +229,14 @@ def test_folders_of_images_become_videos_once(frames):
     Image.new('RGB', (48, 32)).save(frames/'20bn-something-something-v1/10/4.jpg')
     os.utime(frames/'20bn-something-something-v1/10', (2e9, 2e9))
     assert probe(encode(reading, frames/'videos', progress=False).manifest.path(2)).frames == 4
+
+def test_stopping_does_not_wait_for_the_rest(frames, monkeypatch):
+    begun = []
+    def stopped(folder, target, fps): begun.append(folder); raise KeyboardInterrupt
+    monkeypatch.setattr('fgar.data.readers._encode', stopped)
+    make(frames, {'something-something-v1-train.csv': ''.join(f'{v};{NAMES[0]}\n' for v in range(100, 600)), **{f'x/{v}/1.jpg': b'' for v in range(100, 600)}})
+    with pytest.raises(KeyboardInterrupt): encode(read_dataset('sthv1', frames), frames/'videos', workers=1, progress=False)
+    assert 1 <= len(begun) < 400
 
 def test_bad_folders_of_images_are_listed(frames):
     folder = frames/'20bn-something-something-v1'
