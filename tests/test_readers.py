@@ -1,10 +1,11 @@
 "fgar.data.readers: each data set's layout in miniature, bad copies of it, folders of images, left and right, and the real label files where they are."
-import json, os, re, sys
+import json, os, re, sys, time
 from pathlib import Path
 
 import pandas as pd, pytest, torch, tyro
 from PIL import Image
 
+from fgar import cli
 from fgar.cli import parse
 from fgar.data.augment import flip_map
 from fgar.data.datasets import COLUMNS, Manifest, VideoDataset
@@ -68,7 +69,7 @@ def test_hmdb51(tmp_path):
     reading = read_dataset('HMDB-51', tmp_path)
     rows = whole(reading, 3)
     assert rows[['label', 'split', 'group']].values.tolist() == [['brush_hair', 'train', 'brush_hair/Hair__[_NEW_]_OK!!!!'], ['brush_hair', 'test', 'brush_hair/Film'], ['walk', 'train', 'walk/Film']]
-    assert 'neither part of split 1: 1' in str(reading) and 'named by no label file' not in str(reading)
+    assert 'neither part of split 1: 1' in str(reading) and 'no label file names' not in str(reading)
 
 def test_ucf11_is_dealt_by_whole_groups(tmp_path):
     make(tmp_path, {f'UCF11_updated_mpg/{c}/v_{stem}_{g:02}/v_{stem}_{g:02}_{i:02}.mpg': None for c,stem in (('basketball', 'shooting'), ('walking', 'walk_dog')) for g in range(1, 11) for i in (1, 2)})
@@ -232,7 +233,10 @@ def test_folders_of_images_become_videos_once(frames):
 
 def test_stopping_does_not_wait_for_the_rest(frames, monkeypatch):
     begun = []
-    def stopped(folder, target, fps): begun.append(folder); raise KeyboardInterrupt
+    def stopped(folder, target, fps):
+        begun.append(folder)
+        if len(begun) == 1: raise KeyboardInterrupt
+        time.sleep(.02); return ''
     monkeypatch.setattr('fgar.data.readers._encode', stopped)
     make(frames, {'something-something-v1-train.csv': ''.join(f'{v};{NAMES[0]}\n' for v in range(100, 600)), **{f'x/{v}/1.jpg': b'' for v in range(100, 600)}})
     with pytest.raises(KeyboardInterrupt): encode(read_dataset('sthv1', frames), frames/'videos', workers=1, progress=False)
@@ -291,6 +295,22 @@ def test_command_encodes_frames_and_says_how_to_flip(frames, capsys):
     assert manifest.rows.path.str.startswith('m_videos/').all() and VideoDataset(manifest, frames=3)[0]['frames'].shape == (3, 32, 48, 3)
     assert 'fgar train --data' in capsys.readouterr().out and flip_map(manifest.labels).tolist() == [0, 2, 1]
 
+def test_fgar_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(cli.COMMANDS, 'data', ('fgar.data.readers:DataConfig', run_data, 'read a data set'))
+    if hasattr(cli, 'POSITIONAL'): monkeypatch.setitem(cli.POSITIONAL, 'data', ('name',))
+    else: pytest.skip('fgar.cli takes no positional name yet')
+    make(tmp_path/'data', UCF)
+    assert cli.main(['data', 'ucf101', '--root', str(tmp_path/'data'), '--out', str(tmp_path/'m.csv'), '--split', '2']) == 0 and Manifest.read(tmp_path/'m.csv').rows.split.tolist() == ['train', 'test']
+    assert cli.main(['data', 'hmdb51', '--root', str(tmp_path/'data'), '--out', str(tmp_path/'x.csv')]) == 1 and not (tmp_path/'x.csv').exists()
+    assert 'expected the label files of hmdb51' in capsys.readouterr().err
+    assert cli.main(['data', 'ucf110', '--root', str(tmp_path/'data')]) == 1
+    assert "Did you mean 'ucf11" in capsys.readouterr().err
+
+def test_sentences_come_back_from_the_manifest(tmp_path):
+    run_data(DataConfig('charades', str(make(tmp_path, CHARADES)), str(tmp_path/'m.csv')))
+    with pytest.warns(UserWarning, match='file and span'): rows = Manifest.read(tmp_path/'m.csv').rows
+    assert rows.sentence.tolist() == rows.label.tolist() == ['a person is putting a book on a shelf.', 'person puts it away.', 'person puts it away.', 'person, with a comma, sits.'] and rows.end.tolist() == [6.9]*3 + [2]
+
 def test_flags_are_made_from_the_config():
     config = tyro.cli(DataConfig, args=['--name', 'mpii', '--root', 'x', '--split', '3', '--fractions', '2', '1', '1', '--label', 'sentence', '--fps', '30'])
     assert (config.split, config.fractions, config.label, config.fps, config.out) == (3, (2., 1., 1.), 'sentence', 30., 'manifest.csv')
@@ -337,7 +357,7 @@ def test_half_extracted(tmp_path):
     with pytest.raises(FileNotFoundError, match='none of the 5 rows of ucf101 can be used .5 not found.*0 videos.*UCF101.rar'): read_dataset('ucf101', make(tmp_path/'a', {**files, 'UCF101.rar': 'r'}))
     half = make(tmp_path/'b', {path: content for path,content in UCF.items() if 'UCF-101/Arch' in path or path.endswith('.txt')})
     reading = read_dataset('ucf101', half)
-    assert len(whole(reading, 5)) == 3 and 'labels have no usable row and are not in the manifest: HandstandPushups' in str(reading)
+    assert len(whole(reading, 5)) == 3 and 'labels without a usable row, so not in the manifest: 1 (HandstandPushups)' in str(reading)
     kept = read_dataset('ucf101', half, keep=True)
     assert len(whole(kept, 5)) == 5 and len(kept.manifest.missing()) == 2 and 'kept without a file: 2' in str(kept)
 
@@ -350,7 +370,7 @@ def test_duplicates_and_contradictions(tmp_path):
 def test_same_name_in_several_places(tmp_path):
     make(tmp_path, {**UCF, 'copy/Archery/v_Archery_g01_c01.avi': None, 'extra/v_Archery_g09_c01.avi': None})
     reading = read_dataset('ucf101', tmp_path)
-    assert len(whole(reading, 5)) == 5 and '1 videos lie in several places' in str(reading) and '1 videos below the root are named by no label file' in str(reading)
+    assert len(whole(reading, 5)) == 5 and 'of which the first was taken: 1 (' in str(reading) and 'videos that no label file names: 1 (extra/v_Archery_g09_c01.avi)' in str(reading)
 
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'latin-1'])
 def test_text_of_any_system(tmp_path, encoding):
@@ -367,7 +387,7 @@ def test_file_names_that_are_not_utf8(tmp_path):
     make(tmp_path, {'a.mp4': None, 'labels.csv': 'video,label\na,run\ncaf\xe9,run\n'})
     Path(os.fsdecode(os.fsencode(tmp_path) + b'/caf\xe9.mp4')).write_bytes(b'video')
     reading = read_dataset('football', tmp_path)
-    assert len(whole(reading, 2)) == 1 and 'names are not UTF-8' in str(reading)
+    assert len(whole(reading, 2)) == 1 and 'names that are not UTF-8' in str(reading)
     str(reading).encode()
     run_data(DataConfig('football', str(tmp_path), str(tmp_path/'m.csv')))
 

@@ -60,7 +60,7 @@ def walk(
         yield inside, [e for e in entries if e.name not in folders]
     if loops: notes.append(f'links to folders that were seen already, not followed: {_plain(_some(loops, 3))}')
 
-# %% ../../nbs/04a_readers.ipynb #0897144a
+# %% ../../nbs/04a_readers.ipynb #e2d03f66
 class Tree:
     "Everything below a folder: videos by name, folders of images, other files."
     def __init__(self,
@@ -82,7 +82,7 @@ class Tree:
                 self.images[inside[:-1]] = images
                 self.frames[_same(inside[:-1].rpartition('/')[2])].append(inside[:-1])
         self.count = sum(map(len, self.videos.values()))
-        if unnamed: self.notes.append(f'{len(unnamed)} names are not UTF-8 and cannot stand in a manifest; rename them: {_some(unnamed, 3)}')
+        if unnamed: self.notes.append(f'names that are not UTF-8 and cannot stand in a manifest; rename them: {len(unnamed)} ({_some(unnamed, 3)})')
 
     def find(self,
         key:str,                 # a video as an annotation names it: id, name.avi or folder/name.avi
@@ -175,7 +175,7 @@ class Labels:
             self.at = f'{path.name}, line {reader.line_num}'
             yield {k.strip().lower(): v.strip() for k,v in row.items() if k and isinstance(v, str)}
 
-# %% ../../nbs/04a_readers.ipynb #7a6d42b4
+# %% ../../nbs/04a_readers.ipynb #4450405e
 @dataclass(frozen=True)
 class Reading:
     "What a reader found."
@@ -188,6 +188,7 @@ class Reading:
     def __str__(self)->str:
         counts, size = self.manifest.counts(), len(self.manifest)
         head = f'{self.name}: {size + len(self.missing)} rows annotated, {size} kept, {len(self.missing)} left out; {len(counts)} labels'
+        counts = counts[sorted(counts, key=lambda split: (['train', 'val', 'test'].index(split) if split in ('train', 'val', 'test') else 3, split))]
         shown = pd.concat([counts.head(400), counts.sum().to_frame('all').T]).rename_axis(None).rename_axis(None, axis=1)
         shown.index = [label if len(label) < 72 else label[:70] + '…' for label in shown.index]
         more = f'\n… and {len(counts) - 400} labels more' if len(counts) > 400 else ''
@@ -234,7 +235,7 @@ def resolve(
              *([f'sentences that come twice, word for word, are all kept: {again}'] if again else []), *([f'kept without a file: {absent}'] if keep and absent else [])]
     return Reading(labels.name, manifest, pd.DataFrame(missing, columns=['path', 'label', 'split', 'start', 'end', 'reason']), tuple(notes), frozenset(manifest.rows.path[manifest.rows.path.isin(tree.images)]))
 
-# %% ../../nbs/04a_readers.ipynb #c1b2c67c
+# %% ../../nbs/04a_readers.ipynb #a8d0525f
 def _nothing(labels:Labels, missing:list[dict])->str:
     tree, reasons = labels.tree, Counter(row['reason'].partition(':')[0] for row in missing)
     if not missing: return f'root: expected the files of {labels.name} below {tree.given!r}, found {tree.count} videos, none of them its own.{tree.unpacked()} The archives unpack to {labels.layout}'
@@ -248,9 +249,9 @@ def _remarks(tree:Tree, manifest:Manifest, annotated:dict[str,int])->list[str]:
     gone, unused = [label for label,n in annotated.items() if not n and label], sorted(set(itertools.chain(*tree.videos.values())) - tree.used)
     return [*([f'GROUPS CROSS SPLITS: {len(leaks)} of {groups or "the files"} lie in more than one split, so the test measures memory too: {_some(leaks, 3)}'] if leaks else
               [f'groups: {groups}, none crosses splits'] if groups else []),
-            *([f'{len(gone)} labels have no usable row and are not in the manifest: {_some(gone, 3)}'] if gone else []),
-            *([f'{len(tree.twice)} videos lie in several places; the first was taken: {_some([p for paths in tree.twice.values() for p in paths[:2]], 2)}'] if tree.twice else []),
-            *([f'{len(unused)} videos below the root are named by no label file: {_some(unused, 3)}'] if unused else [])]
+            *([f'labels without a usable row, so not in the manifest: {len(gone)} ({_some(gone, 3)})'] if gone else []),
+            *([f'videos in several places, of which the first was taken: {len(tree.twice)} ({_some([p for paths in tree.twice.values() for p in paths[:2]], 2)})'] if tree.twice else []),
+            *([f'videos that no label file names: {len(unused)} ({_some(unused, 3)})'] if unused else [])]
 
 # %% ../../nbs/04a_readers.ipynb #b1e75396
 def ucf101(
@@ -305,7 +306,7 @@ def ucf_sports(
         shot = min(os.listdir(tree.root/best)) if best in tree.images else best.rpartition('/')[2]
         yield dict(key=best if usable else folder, label=re.sub('-(Back|Front|Side)$', '', name, flags=re.I), group=shot.rpartition('_')[0] if usable else '', reason='' if usable else 'not found')
 
-# %% ../../nbs/04a_readers.ipynb #402f34b0
+# %% ../../nbs/04a_readers.ipynb #a0bbb1f5
 _FILES = {'sthv1': (('something-something-v1-train.csv', 'something-something-v1-validation.csv'), ('*v1-labels.csv', '*category*.txt')),
           'sthv2': (('*v2-train.json', '*v2-validation.json', 'train.json', 'validation.json', 'test-answers.csv'), ('*v2-labels.json', 'labels.json', '*category*.txt')),
           'jester': (('jester-v1-train.csv', 'jester-v1-validation.csv'), ('*labels.csv',))}
@@ -316,10 +317,11 @@ def something(
     labels:Labels,         # id;label CSV, JSON with templates, or lists of folder, images, number
 )->Iterable[dict]:
     "Something-Something V1, V2 (Goyal et al. 2017) and Jester (Materzynska et al. 2019)."
-    official, known = _FILES[labels.name]
+    official, categories = _FILES[labels.name]
     paths = labels.paths(*official, need=False) or labels.paths(*official, '*train*.txt', '*val*.txt')
-    lists = labels.paths(*known, need=paths[0].suffix == '.txt')
-    names = [] if not lists else [name for name,_ in sorted(labels.json(lists[0]).items(), key=lambda item: int(item[1]))] if lists[0].suffix == '.json' else list(labels.lines(lists[0]))
+    lists = labels.paths(*categories, need=paths[0].suffix == '.txt')
+    names = [] if not lists else list(labels.lines(lists[0])) if lists[0].suffix != '.json' else [name for name,_ in sorted(labels.json(lists[0]).items(), key=lambda item: int(item[1]))]
+    known = set(names)
     for path in labels.paths('*-v1-test.csv', '*v2-test.json', 'test.json', need=False):
         ids = [str(row['id']) for row in labels.json(path)] if path.suffix == '.json' else list(labels.lines(path))
         labels.notes.append(f'{path.name} gives no labels; videos left out: {sum(labels.tree.find(video.partition(";")[0])[0] is not None for video in ids)}')
@@ -329,7 +331,7 @@ def something(
         else:
             split = (line.rsplit(None, 2) for line in labels.lines(path))
             rows = [dict(key=key, frames=int(count), label=names[int(k)] if int(k) < len(names) else k) for key,count,k in split]
-        for row in rows: yield {**row, 'split': _part(path.name), 'reason': '' if row['label'] and (not names or row['label'] in names) else f"label not in the list of labels: {row['label']!r}"}
+        for row in rows: yield {**row, 'split': _part(path.name), 'reason': '' if row['label'] and (not known or row['label'] in known) else f"label not in the list of labels: {row['label']!r}"}
 
 # %% ../../nbs/04a_readers.ipynb #06b66bd8
 NO_SIDE = ('Plugging something into something but pulling it right out as you remove your hand',)   # "right" as in "right away"
@@ -445,7 +447,7 @@ def mpii_cooking(
         rate = rates[row['video']]
         yield dict(key=row['video'], label=row['label'], split='test' if person(row) == tests[split-1] else 'train', group=person(row), start=(row['first'] - 1)/rate, end=row['last']/rate)
 
-# %% ../../nbs/04a_readers.ipynb #76aa4d21
+# %% ../../nbs/04a_readers.ipynb #2553a832
 Label = Literal['auto', 'action', 'sentence']
 
 def charades_sta(
@@ -470,7 +472,7 @@ def charades_sta(
                 several += len(same) > 1
                 row |= dict(label=same[0] if same else '', actions=' / '.join(same), reason='' if same else 'no Charades action has these times')
             yield row
-    if several: labels.notes.append(f'{several} segments show several actions; the label is the first, the column actions has all')
+    if several: labels.notes.append(f'segments that show several actions: {several}; the label is the first, the column actions has all')
 
 # %% ../../nbs/04a_readers.ipynb #209faaec
 def captions(
