@@ -175,13 +175,13 @@ class Labels:
             self.at = f'{path.name}, line {reader.line_num}'
             yield {k.strip().lower(): v.strip() for k,v in row.items() if k and isinstance(v, str)}
 
-# %% ../../nbs/04a_readers.ipynb #4450405e
+# %% ../../nbs/04a_readers.ipynb #ed626c35
 @dataclass(frozen=True)
 class Reading:
     "What a reader found."
     name:str                      # the data set
     manifest:Manifest             # rows with a file; `folder` is the root
-    missing:pd.DataFrame          # path, label, split, start, end, reason: what was left out
+    missing:pd.DataFrame          # what was left out: the same columns and `reason`; path as annotated, or below the root
     notes:tuple[str,...] = ()     # what is worth knowing
     folders:frozenset = frozenset()   # paths that are folders of images, which `encode` turns into videos
 
@@ -195,7 +195,7 @@ class Reading:
         gone = [f'left out, {reason}: {len(rows)} ({_some(rows.path, 3)})' for reason,rows in self.missing.groupby(self.missing.reason.map(lambda reason: reason.partition(':')[0]), sort=False)]
         return '\n'.join([head, shown.to_string() + more, *gone, *(f'note: {note}' for note in self.notes)])
 
-# %% ../../nbs/04a_readers.ipynb #d5cb3e96
+# %% ../../nbs/04a_readers.ipynb #bfebf5b4
 def _checked(labels:Labels, rows:Iterable[dict])->Iterable[dict]:
     "The rows of a reader; where it stumbles over a label file, the line."
     try: yield from rows
@@ -233,7 +233,8 @@ def resolve(
         manifest = Manifest(pd.DataFrame(kept), tree.root)
     notes = [*labels.notes, *tree.notes, *_remarks(tree, manifest, annotated),
              *([f'sentences that come twice, word for word, are all kept: {again}'] if again else []), *([f'kept without a file: {absent}'] if keep and absent else [])]
-    return Reading(labels.name, manifest, pd.DataFrame(missing, columns=['path', 'label', 'split', 'start', 'end', 'reason']), tuple(notes), frozenset(manifest.rows.path[manifest.rows.path.isin(tree.images)]))
+    columns = list(dict.fromkeys((*COLUMNS, *itertools.chain(*missing))))
+    return Reading(labels.name, manifest, pd.DataFrame(missing, columns=columns if missing else [*COLUMNS, 'reason']), tuple(notes), frozenset(manifest.rows.path[manifest.rows.path.isin(tree.images)]))
 
 # %% ../../nbs/04a_readers.ipynb #a8d0525f
 def _nothing(labels:Labels, missing:list[dict])->str:
@@ -253,7 +254,7 @@ def _remarks(tree:Tree, manifest:Manifest, annotated:dict[str,int])->list[str]:
             *([f'videos in several places, of which the first was taken: {len(tree.twice)} ({_some([p for paths in tree.twice.values() for p in paths[:2]], 2)})'] if tree.twice else []),
             *([f'videos that no label file names: {len(unused)} ({_some(unused, 3)})'] if unused else [])]
 
-# %% ../../nbs/04a_readers.ipynb #b1e75396
+# %% ../../nbs/04a_readers.ipynb #8c038a4d
 def ucf101(
     labels:Labels,     # classInd.txt, trainlist0k.txt, testlist0k.txt
     split:int=1        # 1, 2 or 3
@@ -262,7 +263,7 @@ def ucf101(
     names = dict(line.split(None, 1) for path in labels.paths('classInd.txt', need=False) for line in labels.lines(path))
     for name, path in [(name, path) for name in ('train', 'test') for path in labels.paths(f'{name}list{split:02}.txt')]:
         for line in labels.lines(path):
-            key, number = re.match(r'(.*?)\s*(\d*)$', line.replace('\\', '/')).groups()
+            key, number = re.match(r'(.*?)(?:\s+(\d+))?$', line.replace('\\', '/')).groups()
             label, group = key.rpartition('/')[0].rpartition('/')[2] or (re.match(r'v_(.+)_g\d+_c', key) or ['', ''])[1], re.search(r'_(g\d+)_c\d+', key)
             yield dict(key=key, label=label, split=name, group=f'{label}_{group[1]}' if group else '',
                        reason=f'contradicts classInd.txt: class {number} is {names.get(number)}' if number and names and names.get(number) != label else '')
@@ -374,7 +375,7 @@ def _encode(folder:Path, target:Path, fps:float)->str:
         return ''
     except (OSError, ValueError) as e: return f'cannot be encoded: {str(e).splitlines()[0]}'
 
-# %% ../../nbs/04a_readers.ipynb #81151534
+# %% ../../nbs/04a_readers.ipynb #475d7e94
 def encode(
     reading:Reading,        # with folders of images among its paths
     folder:str|Path,        # where the videos go; those that are there already are kept
@@ -396,7 +397,7 @@ def encode(
     rows = rows.assign(path=[Path(os.path.relpath(targets[p], root)).as_posix() if p in targets and not r else p for p,r in zip(rows.path, reason)])
     if not (reason == '').any(): raise ValueError(f"root: none of the {len(paths)} folders of images could be encoded. The first, {paths[0]}: {reasons[paths[0]]}")
     lost = rows.assign(reason=reason)[reason != '']
-    return replace(reading, manifest=Manifest(rows[reason == ''], root), missing=pd.concat([reading.missing, lost.reindex(columns=reading.missing.columns)], ignore_index=True), folders=frozenset())
+    return replace(reading, manifest=Manifest(rows[reason == ''], root), missing=pd.concat([reading.missing, lost], ignore_index=True) if len(lost) else reading.missing, folders=frozenset())
 
 # %% ../../nbs/04a_readers.ipynb #e4175f50
 def kinetics400(
