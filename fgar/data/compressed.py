@@ -6,7 +6,7 @@
 __all__ = ['CELL', 'reference_frames', 'paint', 'Vectors', 'read_vectors', 'accumulate', 'CompressedClip', 'compressed_clip',
            'step_flow', 'motion_flow', 'motion_stack']
 
-# %% ../../nbs/11_compressed_video.ipynb #572a09a6
+# %% ../../nbs/11_compressed_video.ipynb #5243b31d
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from .video import MOTION_COLUMNS, FrameError, VideoError, _decoded, _index, _opened, _run, _runs, _target, read_frames
 from ..ops.flow import median_filter, quantise, warp
 
-# %% ../../nbs/11_compressed_video.ipynb #595c0bd7
+# %% ../../nbs/11_compressed_video.ipynb #ca9f8918
 def reference_frames(
     types:str,         # kinds in display order: 'IBBP…'
     order:np.ndarray   # (F,) place of each frame in the order of decoding
@@ -32,10 +32,10 @@ def reference_frames(
     none = kind == 'I'
     return torch.from_numpy(np.where(none, -1, past)), torch.from_numpy(np.where(none | (kind == 'P') | (future == len(types)), -1, future))
 
-# %% ../../nbs/11_compressed_video.ipynb #3c5496d9
+# %% ../../nbs/11_compressed_video.ipynb #a194b6db
 CELL = 4     # px: no block is smaller
 
-# %% ../../nbs/11_compressed_video.ipynb #3d3a65c3
+# %% ../../nbs/11_compressed_video.ipynb #8b882274
 def paint(
     frame:Tensor,            # (R,) which frame each block belongs to
     rows:Tensor,             # (R, 10) as `motion_vectors` gives them
@@ -53,7 +53,7 @@ def paint(
         cells[frame[k, None, None], side[k, None, None], ys, xs] = motion[k, None, None]
     return tuple(cells.permute(1, 0, 4, 2, 3).contiguous())
 
-# %% ../../nbs/11_compressed_video.ipynb #662a8b20
+# %% ../../nbs/11_compressed_video.ipynb #db236802
 @dataclass(frozen=True, eq=False)
 class Vectors:
     "Motion vectors of some whole GOPs. Frames are counted from 0 within `numbers`."
@@ -110,7 +110,7 @@ def read_vectors(
         order = np.lexsort((np.arange(len(numbers)), anchor == len(numbers), np.minimum.accumulate(anchor[::-1])[::-1])).argsort()
     return Vectors(torch.from_numpy(numbers), types, order, past, future, *reference_frames(types, order), size)
 
-# %% ../../nbs/11_compressed_video.ipynb #f6dfb5ae
+# %% ../../nbs/11_compressed_video.ipynb #f9678258
 def accumulate(
     v:Vectors          # vectors of whole GOPs
 )->Tensor:             # (F, 2, h, w) px: what is at x in frame i was at x + D in its I frame
@@ -130,7 +130,7 @@ def _gop(types:str)->np.ndarray:
     whole = np.array([t == 'I' for t in types]); whole[:1] = True
     return np.maximum.accumulate(np.where(whole, np.arange(len(types)), 0))
 
-# %% ../../nbs/11_compressed_video.ipynb #40762874
+# %% ../../nbs/11_compressed_video.ipynb #fabceeaf
 @dataclass(frozen=True, eq=False)
 class CompressedClip:
     "What a compressed-video model sees of some frames."
@@ -162,22 +162,21 @@ def compressed_clip(
     reference = v.numbers[torch.from_numpy(_gop(v.types))[at]]
     return CompressedClip(read_frames(path, reference, size=size), motion, ''.join(v.types[i] for i in at.tolist()), reference)
 
-# %% ../../nbs/11_compressed_video.ipynb #e3c941ca
+# %% ../../nbs/11_compressed_video.ipynb #935574cf
 def step_flow(
     v:Vectors,           # vectors of the GOPs that hold frames `at` and `at` + 1
-    at:int,              # t, counted within `v`
+    at:Tensor,           # (n,) t, counted within `v`
     median:int=3,        # side of the median filter, cells; 1 for none
     move:bool=True       # from the pixels of frame t + 1 to those of frame t
-)->Tensor:               # (2, h, w) px per frame, (dx, dy) from frame t to t + 1; zero where nothing is known
-    "Flow of one step from the vectors on both sides of it."
-    total, weight = torch.zeros_like(v.past[0]), torch.zeros_like(v.past[0])
+)->Tensor:               # (n, 2, h, w) px per frame, (dx, dy) from frame t to t + 1; zero where nothing is known
+    "Flow of single steps from the vectors on both sides of them."
+    total, weight = v.past.new_zeros(2, len(at), *v.past.shape[1:])
     for field, ref, i, w in ((v.future, v.future_ref, at, 1.), (v.past, v.past_ref, at+1, 1.), (v.past, v.past_ref, at, 1e-3), (v.future, v.future_ref, at+1, 1e-3)):
-        if (r := int(ref[i])) < 0: continue
-        distance = int(v.numbers[r] - v.numbers[i])            # frames, negative into the past, which also turns the vector round
-        known = field[i].isfinite()*(w/distance**2)
+        distance = torch.where(ref[i] < 0, 1, v.numbers[ref[i]] - v.numbers[i]).view(-1, 1, 1, 1)      # frames, negative into the past, which also turns the vector round
+        known = field[i].isfinite()*(ref[i] >= 0).view(-1, 1, 1, 1)*(w/distance**2)
         total, weight = total + field[i].nan_to_num()/distance*known, weight + known
-    flow = median_filter((total/weight.clamp_min(1e-9))[None], median)
-    return (warp(flow, flow/CELL) if move else flow)[0]
+    flow = median_filter(total/weight.clamp_min(1e-9), median)
+    return warp(flow, flow/CELL) if move else flow
 
 def motion_flow(
     path:str|Path,                     # a video file in H.264 or an MPEG codec
@@ -195,7 +194,7 @@ def motion_flow(
     at, slots = (starts[:, None] + torch.arange(stack)).clamp(max=index.info.frames - 2).flatten().unique(return_inverse=True)
     if not len(at): return torch.zeros(2, 0, *_target(index.info, size))
     v = read_vectors(path, torch.cat([at, at + 1]))
-    cells = torch.stack([step_flow(v, i, **options) for i in torch.searchsorted(v.numbers, at).tolist()])
+    cells = step_flow(v, torch.searchsorted(v.numbers, at), **options)
     return _to_pixels(cells, v, index, size, 'bilinear')[slots].transpose(0, 1)
 
 def motion_stack(
