@@ -188,6 +188,23 @@ def test_interrupted_and_continued(tmp_path):
     for p in done: assert p.suffix == '.flow' and not p.name.startswith('.') and len(read_flow(p)) == 19
 
 
+@pytest.mark.parametrize('train', [False, True])
+@pytest.mark.parametrize('kind', ['files', 'compressed'])
+def test_data_sets_read_flow_of_the_moments_of_their_frames(tmp_path, kind, train):
+    from fgar.data.compressed import motion_stack
+    from fgar.data.datasets import Manifest, VideoDataset
+    for name in 'ab': write_video(tmp_path/'v'/name/f'{name}.mp4', slide(12))
+    run(tmp_path/'v', tmp_path/'flow')
+    data = VideoDataset(Manifest.from_folder(tmp_path/'v'), frames=3, size=32, stack=2, train=train, flow='compressed' if kind == 'compressed' else tmp_path/'flow')
+    item, path = data[1], tmp_path/'v'/'b'/'b.mp4'
+    assert item['flow'].dtype == torch.uint8 and item['flow'].shape == (6, *item['frames'].shape[1:3], 2)
+    every = motion_stack(path, range(11), size=32) if kind == 'compressed' else read_flow(flow_path(tmp_path/'flow', 'b/b.mp4'), size=32)
+    frames = read_frames(path, size=32)
+    for t in range(3):
+        at = next(i for i in range(12) if torch.equal(frames[i], item['frames'][t]))               # the middle of the moment, whose first frame is one before
+        assert torch.equal(item['flow'][2*t], every[at-1]) and torch.equal(item['flow'][2*t+1], every[min(at, 10)])
+
+
 # names
 
 @pytest.mark.parametrize('name,expected', [('a.mp4', 'a.mp4.flow'), ('pass/a.mp4', 'pass/a.mp4.flow'), ('./pass/a.mp4', 'pass/a.mp4.flow'), ('pass\\a.mp4', 'pass/a.mp4.flow'), ('/data/a.mp4', 'data/a.mp4.flow'),
