@@ -64,7 +64,7 @@ def paint(
         cells[frame[k, None, None], side[k, None, None], ys, xs] = motion[k, None, None]
     return tuple(cells.permute(1, 0, 4, 2, 3).contiguous())
 
-# %% ../../nbs/11_compressed_video.ipynb #1f01f82b
+# %% ../../nbs/11_compressed_video.ipynb #702e85bb
 @dataclass(frozen=True, eq=False)
 class Vectors:
     "Motion vectors of some whole GOPs. Frames are counted from 0 within `numbers`."
@@ -79,6 +79,7 @@ class Vectors:
 
 _EXPORTING = ('h264', 'mpeg4', 'mpeg2video', 'mpeg1video', 'h263', 'msmpeg4v2', 'msmpeg4v3', 'flv1', 'wmv1', 'wmv2')
 
+# %% ../../nbs/11_compressed_video.ipynb #6c0a8227
 class _Watched:
     "A container that notes which of its H.264 packets may be referred to."
     def __init__(self, container): self.container, self.seek, self.loose = container, container.seek, set()
@@ -113,6 +114,7 @@ def _decode(path, index, wanted:np.ndarray)->tuple[dict,tuple]:
     if lost := set(need.tolist()) - set(kept): raise VideoError(f'{path}: damaged, frame {min(lost)} of {index.info.frames} cannot be decoded. Copy or download it again')
     return kept, size
 
+# %% ../../nbs/11_compressed_video.ipynb #56b54050
 def read_vectors(
     path:str|Path,     # a video file in H.264 or an MPEG codec
     indices=None       # frame numbers; None: all
