@@ -105,11 +105,11 @@ class StageFusion(nn.Module):
     )->Tensor:                   # (B, upper, h, w), the size of stage 4
         return self.join(maps[-1], self.lateral(maps[-2]))
 
-# %% ../../nbs/40_football_nts.ipynb #5fa28fac
+# %% ../../nbs/40_football_nts.ipynb #b9238667
 @lru_cache(maxsize=16)
-def _anchors(height:int, width:int, size:int, strides:tuple, border:str, device:torch.device)->tuple[Tensor,Tensor|None]:
+def _anchors(height:int, width:int, smallest:float, strides:tuple, border:str, device:torch.device)->tuple[Tensor,Tensor|None]:
     "Anchors of an image, and which of the scores belong to them."
-    with torch.inference_mode(False), torch.device('cpu'): every = anchors((height, width), strides, [size*k/28 for k in (3, 6, 12)], border='pad')
+    with torch.inference_mode(False), torch.device('cpu'): every = anchors((height, width), strides, [smallest*k for k in (1, 2, 4)], border='pad')
     keep = inside(every, (height, width)).nonzero()[:, 0] if border == 'drop' else torch.arange(len(every))
     return every[keep].to(device), keep.to(device)
 
@@ -120,12 +120,13 @@ class NTSNet(ActionModel):
     def __init__(self,
         classes:int,                 # number of classes
         frames:int=8,                # T; any number will do
-        size:int=224,                # px; anchors are size·3/28, 6/28 and 12/28 large
+        size:int=224,                # px, what `anchor` and `crop` refer to; other inputs will do too
         body:str='resnet50',         # 'resnet50', 'resnet18' or 'small'
         weights:str|Path|None=None,  # a state-dict file for the body, or a name such as 'IMAGENET1K_V1'
         M:int=6,                     # regions the teacher judges
         K:int=4,                     # regions the decision uses, the best of the M
         threshold:float=.25,         # IoU above which NMS removes a box
+        anchor:float=3/28,           # side of the smallest anchor over size; the other levels are 2 and 4 times as large
         border:str='drop',           # 'drop' anchors that cross the border, or 'pad' the image with zeros
         crop:int|None=None,          # side of the resized regions, px; None: half of size
         dropout:float=.5,            # before the classifiers, 0 … 1; training only
@@ -141,7 +142,7 @@ class NTSNet(ActionModel):
         check_choice('border', border, ['drop', 'pad'])
         if not 1 <= K <= M: raise ValueError(f'K, M: expected 1 ≤ K ≤ M, got K={K} and M={M}. The decision uses the best K of M regions')
         if join and not self.joins: raise ValueError(f"join: expected None, got {join!r}. Only 'nts-aff' joins stages")
-        self.frames, self.size, self.M, self.K, self.threshold, self.border, self.stack, self.limit = frames, size, M, K, threshold, border, stack, limit
+        self.frames, self.size, self.M, self.K, self.threshold, self.anchor, self.border, self.stack, self.limit = frames, size, M, K, threshold, anchor, border, stack, limit
         self.crop, self.weights = crop or size//2, (ranking, lam, mu)
         self.in_channels = 2*stack if self.takes == 'flow' else 3
         self.body = resnet_body(body, classes, self.in_channels, norm, weights)
@@ -174,7 +175,7 @@ class NTSNet(ActionModel):
         count:int                    # regions wanted
     )->tuple[Tensor,Tensor,Tensor]:  # boxes (B, count, 4), scores (B, count), valid (B, count) bool; best first
         "Non-maximum suppression of the scored anchors."
-        boxes, keep = _anchors(*image_size, self.size, self.screening.strides, self.border, scores.device)
+        boxes, keep = _anchors(*image_size, self.size*self.anchor, self.screening.strides, self.border, scores.device)
         scores = scores.index_select(1, keep)
         kept = nms(boxes.expand(len(scores), -1, -1), scores.detach(), self.threshold, count)
         index = kept.clamp(min=0)
@@ -235,7 +236,7 @@ class NTSFusion(NTSNet):
     "Features of the last two stages joined by attentional feature fusion with multi-scale channel attention (football paper, section 5)."
     joins = 'iaff'
 
-# %% ../../nbs/40_football_nts.ipynb #9f6986f4
+# %% ../../nbs/40_football_nts.ipynb #81ad063e
 @register('nts-two-stream', paper='Wang & Wang 2025, football, RGB regions + TSN flow', inputs=('rgb', 'flow'), frames=8, size=224)
 class FootballTwoStream(TwoStream):
     "Regions on RGB, fused 0.4 to 0.6 with TSN on flow: the paper's best (football paper, Table 5)."
@@ -249,6 +250,7 @@ class FootballTwoStream(TwoStream):
         M:int=6,                            # as in `NTSNet`, and those below
         K:int=4,
         threshold:float=.25,
+        anchor:float=3/28,
         border:str='drop',
         crop:int|None=None,
         dropout:float=.5,                   # before the classifiers
@@ -256,7 +258,7 @@ class FootballTwoStream(TwoStream):
         stack:int=5,                        # flow fields per moment L
         fusion:tuple[float,float]=(.4, .6)  # weights of RGB and flow
     ):
-        regions = dict(frames=frames, size=size, body=body, weights=weights, M=M, K=K, threshold=threshold, border=border, crop=crop, dropout=dropout, norm=norm)
+        regions = dict(frames=frames, size=size, body=body, weights=weights, M=M, K=K, threshold=threshold, anchor=anchor, border=border, crop=crop, dropout=dropout, norm=norm)
         flow = FlowTSN(classes, frames, body, weights, dropout, norm, stack=stack) if check_choice('second', second, ['tsn', 'nts']) == 'tsn' else NTSFlow(classes, stack=stack, **regions)
         super().__init__(NTSNet(classes, **regions), flow, fusion)
 
