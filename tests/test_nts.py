@@ -254,3 +254,16 @@ def test_covered():
     assert_close(covered(boxes, target), torch.tensor([1., .5, .5, float('nan')]), equal_nan=True)
     assert covered(boxes[:, None].expand(4, 5, 2, 4), target[:, None].expand(4, 5, 4)).shape == (4, 5)
     assert covered(torch.tensor([[5., 5, 4, 4]]), torch.tensor([0., 0, 9, 9])) == 0       # a box turned inside out
+
+# ---- end to end
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_command_trains_it(name, tmp_path):
+    from fgar.cli import main
+    from fgar.train import load_checkpoint
+    stack = 'stack 1 ' if name in ('nts-flow', 'nts-two-stream') else ''
+    assert not main(f'train --model {name} --options body small M 2 K 1 {stack}border pad --frames 2 --size 48 --classes spin dunk --clips 4 --val-clips 2 --difficulty 0 --epochs 1 --warmup 0 --batch 2 '
+                    f'--out {tmp_path}/run --quiet --no-tensorboard'.split())
+    saved = load_checkpoint(tmp_path/'run/last.pt')
+    assert saved.labels == ['spin', 'dunk'] and not saved.model.training
+    with torch.no_grad(): assert saved.model(*inputs(saved.model, size=48)).logits.isfinite().all()
