@@ -191,6 +191,15 @@ def test_overfits_one_batch():
         optimizer.zero_grad(); loss['total'].backward(); optimizer.step()
     assert loss['scrutinizer'] < .1 and (model(clip).logits.argmax(1) == target).all()
 
+def test_training_works_after_inference():
+    from fgar.models.nts import _anchors
+    _anchors.cache_clear()
+    model = build()
+    with torch.inference_mode(): model.eval()(*inputs(model))
+    model.train()
+    model.loss(model(*inputs(model)), torch.tensor([0, 3]))['total'].backward()
+    assert model.screening.tidy1.weight.grad is not None
+
 # ---- streams and extensions
 
 def test_flow_stream_sees_the_flow_as_pictures():

@@ -105,13 +105,14 @@ class StageFusion(nn.Module):
     )->Tensor:                   # (B, upper, h, w), the size of stage 4
         return self.join(maps[-1], self.lateral(maps[-2]))
 
-# %% ../../nbs/40_football_nts.ipynb #b9238667
+# %% ../../nbs/40_football_nts.ipynb #6618b4fd
 @lru_cache(maxsize=16)
-def _anchors(height:int, width:int, smallest:float, strides:tuple, border:str, device:torch.device)->tuple[Tensor,Tensor|None]:
+def _anchors(height:int, width:int, smallest:float, strides:tuple, border:str, device:torch.device)->tuple[Tensor,Tensor]:
     "Anchors of an image, and which of the scores belong to them."
-    with torch.inference_mode(False), torch.device('cpu'): every = anchors((height, width), strides, [smallest*k for k in (1, 2, 4)], border='pad')
-    keep = inside(every, (height, width)).nonzero()[:, 0] if border == 'drop' else torch.arange(len(every))
-    return every[keep].to(device), keep.to(device)
+    with torch.inference_mode(False), torch.device('cpu'):                                   # kept for later: ordinary tensors, whoever asks first
+        every = anchors((height, width), strides, [smallest*k for k in (1, 2, 4)], border='pad')
+        keep = inside(every, (height, width)).nonzero()[:, 0] if border == 'drop' else torch.arange(len(every))
+        return every[keep].to(device), keep.to(device)
 
 @register('nts', paper='Wang & Wang 2025, football; Yang et al. 2018, NTS-Net', frames=8, size=224)
 class NTSNet(ActionModel):
