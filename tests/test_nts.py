@@ -9,8 +9,8 @@ from torch.testing import assert_close
 import fgar
 from fgar.core import cost
 from fgar.losses.ranking import joint_loss, region_confidence
-from fgar.models.frames2d import resnet_body
-from fgar.models.nts import (FootballTwoStream, NTSNet, PyramidScreening, Screening, StageFusion, covered, crop_regions, published_names)
+from fgar.models.frames2d import TSN, resnet_body
+from fgar.models.nts import (FootballTwoStream, NTSNet, PyramidScreening, Screening, StageFusion, covered, crop_regions, published_names, split_norms)
 from fgar.models.two_stream import FlowTSN, flow_images
 from fgar.ops.boxes import anchors, inside, iou, nms
 
@@ -200,6 +200,30 @@ def test_training_works_after_inference():
     model.loss(model(*inputs(model)), torch.tensor([0, 3]))['total'].backward()
     assert model.screening.tidy1.weight.grad is not None
 
+def test_frames_and_regions_have_their_own_averages():
+    model = build().train()
+    for norm in model.norms: norm.momentum = 1.                      # keep the last batch's statistics
+    seen = []
+    layer = model.body.layer3[0].bn1
+    layer.register_forward_hook(lambda m, i, o: seen.append(i[0].detach()))
+    model(*inputs(model))
+    frames, regions = seen
+    assert frames.shape[-1] == 4 and regions.shape[-1] == 2          # 64 px, and 32 px of region
+    for x, mean, var in ((frames, layer.running_mean, layer.running_var), (regions, layer.region_mean, layer.region_var)):
+        assert_close(mean, x.mean((0, 2, 3))); assert_close(var, x.var((0, 2, 3)))
+
+def test_split_norms_is_batch_norm_otherwise():
+    torch.manual_seed(0)
+    body = TSN(3, body='small', dropout=0.)
+    twin = copy.deepcopy(body)
+    assert len(split_norms(body)) == sum(isinstance(m, torch.nn.BatchNorm2d) for m in twin.modules()) and not split_norms(body)
+    assert dict(body.named_parameters()).keys() == dict(twin.named_parameters()).keys() and twin.state_dict().keys() < body.state_dict().keys()
+    x = seeded(2, 3, 2, 32, 32)
+    assert_close(body.train()(x).logits, twin.train()(x).logits)
+    for key, value in twin.state_dict().items():
+        if 'running' in key: assert_close(body.state_dict()[key], value)
+    assert not build(norm='group').norms
+
 # ---- streams and extensions
 
 def test_flow_stream_sees_the_flow_as_pictures():
@@ -249,7 +273,8 @@ def test_cost_counts_the_regions():
 def test_published_names_fill_the_model():
     with torch.device('meta'): model = fgar.create('nts', classes=7, size=448, border='pad')
     own = model.state_dict()
-    theirs = {k.replace('body.', 'pretrained_model.').replace('screening.', 'proposal_net.').replace('teacher.', 'partcls_net.').replace('scrutinizer.', 'concat_net.'): v for k, v in own.items()}
+    theirs = {k: v for k, v in own.items() if '.region_' not in k}
+    theirs = {k.replace('body.', 'pretrained_model.').replace('screening.', 'proposal_net.').replace('teacher.', 'partcls_net.').replace('scrutinizer.', 'concat_net.'): v for k, v in theirs.items()}
     assert {k.split('.')[0] for k in theirs} == {'pretrained_model', 'proposal_net', 'partcls_net', 'concat_net'}
     assert {'proposal_net.down1.weight', 'proposal_net.tidy3.bias', 'pretrained_model.layer4.2.bn3.running_var'} <= set(theirs)
     assert published_names({'net_state_dict': {'module.' + k: v for k, v in theirs.items()}}).keys() == own.keys()
