@@ -386,6 +386,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'fgar.ops.correlation._Unit': ('correlation.html#_unit', 'fgar/ops/correlation.py'),
                                       'fgar.ops.correlation._Unit.backward': ('correlation.html#_unit.backward', 'fgar/ops/correlation.py'),
                                       'fgar.ops.correlation._Unit.forward': ('correlation.html#_unit.forward', 'fgar/ops/correlation.py'),
+                                      'fgar.ops.correlation._autocast': ('correlation.html#_autocast', 'fgar/ops/correlation.py'),
                                       'fgar.ops.correlation._cells': ('correlation.html#_cells', 'fgar/ops/correlation.py'),
                                       'fgar.ops.correlation._check_clip_features': ( 'correlation.html#_check_clip_features',
                                                                                      'fgar/ops/correlation.py'),
