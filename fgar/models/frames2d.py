@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SegmentConsensus', 'check_frames', 'temporal_shift', 'TemporalShift', 'blocks', 'shift_blocks', 'GateShiftFuse',
-           'last_conv', 'gate_blocks', 'SmallResNet', 'cross_modality_init', 'resnet_body', 'load_body', 'partial_bn',
-           'TSN', 'TemporalResNet', 'TSM', 'GSF']
+           'last_conv', 'gate_blocks', 'SmallResNet', 'cross_modality_init', 'resnet_body', 'read_state', 'load_body',
+           'partial_bn', 'TSN', 'TemporalResNet', 'TSM', 'GSF']
 
 # %% ../../nbs/30_frames2d.ipynb #4cb22a36
 from functools import partial
@@ -177,7 +177,7 @@ def cross_modality_init(
     check_shape('weight', weight, 'C I h w')
     return weight.mean(1, keepdim=True).repeat(1, channels, 1, 1)
 
-# %% ../../nbs/30_frames2d.ipynb #c9f63041
+# %% ../../nbs/30_frames2d.ipynb #4d8a2769
 def resnet_body(
     name:str,                      # 'resnet50', 'resnet18' or 'small'
     classes:int,                   # K
@@ -190,34 +190,39 @@ def resnet_body(
     check_choice('norm', norm, ['batch', 'group'])
     layer = nn.BatchNorm2d if norm == 'batch' else partial(nn.GroupNorm, 8)
     body = SmallResNet(classes, norm=layer) if name == 'small' else getattr(tv, name)(num_classes=classes, norm_layer=layer)
-    if weights is not None: load_body(body, _state(name, weights), weights)
+    if weights is not None: load_body(body, read_state(name, weights), weights)
     if in_channels != 3:
         old = body.conv1
         body.conv1 = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=False)
         body.conv1.weight.data = cross_modality_init(old.weight.data, in_channels)
     return body
 
-# %% ../../nbs/30_frames2d.ipynb #01b5d494
-def _state(name, weights):
+# %% ../../nbs/30_frames2d.ipynb #fc535036
+def read_state(
+    name:str|None,      # body, whose names torchvision knows; None for a network that it does not have
+    weights:str|Path    # a state-dict file, or a name such as 'IMAGENET1K_V1'
+)->dict[str,Tensor]:    # with torchvision's key names
+    "Read published weights; take off the prefixes of published code."
     if Path(weights).is_file():
         try: state = torch.load(weights, map_location='cpu', weights_only=True)
         except Exception as e: raise ValueError(f'weights: expected a PyTorch state dict, and {str(weights)!r} cannot be read as one ({type(e).__name__}). Was the download cut short?') from e
         for key in ('state_dict', 'model'): state = state.get(key, state) if isinstance(state, dict) else {}
         names = {k: k.replace('module.', '').replace('base_model.', '').replace('body.', '').replace('.net.', '.').replace('new_fc.', 'fc.') for k in state}
         return {names[k]: v for k,v in state.items()}
-    known = [] if name == 'small' else tv.get_model_weights(name).__members__
-    if str(weights) not in known: raise FileNotFoundError(f"weights: no file {str(weights)!r}, and {name} has no weights of that name. Give a state-dict file{' or one of ' + ', '.join(known) if known else ''}")
+    known = [] if name in ('small', None) else tv.get_model_weights(name).__members__
+    if str(weights) not in known: raise FileNotFoundError(f"weights: no file {str(weights)!r}, and {name or 'this network'} has no weights of that name. Give a state-dict file{' or one of ' + ', '.join(known) if known else ''}")
     return known[str(weights)].get_state_dict(progress=False, check_hash=True)
 
 def load_body(
     body:nn.Module,         # network to fill
     state:dict[str,Tensor], # state dict with the same names; a classifier for other classes is left out
-    source:str=''           # where it came from, for the message
+    source:str='',          # where it came from, for the message
+    optional:tuple[str,...]=() # parts of names that may be missing, such as '.gsf.'
 )->nn.Module:               # the same body
     "Load a state dict; a `ValueError` names the keys that differ."
     own = body.state_dict()
     state = {k: v for k,v in state.items() if not (k.startswith('fc.') and k in own and v.shape != own[k].shape)}
-    missing = [k for k in own if k not in state and not k.startswith('fc.') and not k.endswith('num_batches_tracked')]
+    missing = [k for k in own if k not in state and not any(part in k for part in optional) and not k.startswith('fc.') and not k.endswith('num_batches_tracked')]
     extra = [k for k in state if k not in own]
     shapes = [f'{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}' for k in state if k in own and state[k].shape != own[k].shape]
     wrong = [f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})" for what, keys in (('missing', missing), ('unexpected', extra), ('of another shape', shapes)) if keys]
