@@ -231,6 +231,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'fgar/models/frames2d.py'),
                                       'fgar.models.frames2d.GateShiftFuse.forward': ( 'frames2d.html#gateshiftfuse.forward',
                                                                                       'fgar/models/frames2d.py'),
+                                      'fgar.models.frames2d.GateShiftFuse.gate': ( 'frames2d.html#gateshiftfuse.gate',
+                                                                                   'fgar/models/frames2d.py'),
                                       'fgar.models.frames2d.SegmentConsensus': ( 'frames2d.html#segmentconsensus',
                                                                                  'fgar/models/frames2d.py'),
                                       'fgar.models.frames2d.SegmentConsensus.__init__': ( 'frames2d.html#segmentconsensus.__init__',
