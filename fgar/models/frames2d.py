@@ -348,7 +348,7 @@ class TSM(TemporalResNet):
         super().__init__(classes, frames, body, weights, dropout, in_channels, norm, freeze_bn, parts)
         shift_blocks(self.body, frames, fold or (4 if body == 'small' else 8))
 
-# %% ../../nbs/30_frames2d.ipynb #c9ab12ea
+# %% ../../nbs/30_frames2d.ipynb #31d6b1a4
 @register('gsf', paper='Sudhakaran et al. 2022, Gate-Shift-Fuse', frames=8, size=224)
 class GSF(TemporalResNet):
     "TSN with a gate-shift-fuse in each residual branch (Sudhakaran et al. 2022)."
@@ -361,8 +361,8 @@ class GSF(TemporalResNet):
         in_channels:int=3,           # channels of a frame
         norm:str='batch',            # 'batch' or 'group'
         freeze_bn:bool=False,        # partial batch norm
-        ratio:float|None=None,       # per cent of the channels that take part; None: 25, and 100 for 'small'
+        ratio:float|None=None,       # per cent of the channels that take part; None: 25, and 50 for 'small'
         parts:int|None=None          # classifiers, one per part of the clip; None: 1, and up to 4 for 'small'
     ):
         super().__init__(classes, frames, body, weights, dropout, in_channels, norm, freeze_bn, parts)
-        gate_blocks(self.body, frames, ratio or (100 if body == 'small' else 25))
+        gate_blocks(self.body, frames, ratio or (50 if body == 'small' else 25))
