@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .core import ActionModel, check_shape
 from .show import draw_boxes, heat, to_frames
 
-# %% ../nbs/52_explain.ipynb #b2c30e35
+# %% ../nbs/52_explain.ipynb #162ca1c4
 def layer_gradient(
     model:nn.Module,            # any model
     layer:nn.Module|str,        # one of its modules, or the module's name, such as 'body.layer4'
@@ -34,11 +34,12 @@ def layer_gradient(
     handle = layer.register_forward_hook(catch)
     try:
         model.eval()
-        with torch.enable_grad(): logits = model(*inputs).logits
-        if len(seen) != 1: raise ValueError(f'layer: expected one that runs once, this one ran {len(seen)} times')
-        label = logits.argmax(1) if label is None else torch.as_tensor(label, device=logits.device).expand(len(logits))
-        if not 0 <= label.min() <= label.max() < logits.shape[1]: raise ValueError(f'label: expected 0 to {logits.shape[1]-1}, got {label.tolist()}')
-        gradient, = torch.autograd.grad(logits.gather(1, label[:, None]).sum(), seen[0], allow_unused=True)
+        with torch.enable_grad():
+            logits = model(*inputs).logits
+            if len(seen) != 1: raise ValueError(f'layer: expected one that runs once, this one ran {len(seen)} times')
+            label = logits.argmax(1) if label is None else torch.as_tensor(label, device=logits.device).expand(len(logits))
+            if not 0 <= label.min() <= label.max() < logits.shape[1]: raise ValueError(f'label: expected 0 to {logits.shape[1]-1}, got {label.tolist()}')
+            gradient, = torch.autograd.grad(logits.gather(1, label[:, None]).sum(), seen[0], allow_unused=True)
     finally:
         handle.remove()
         for m, mode in modes.items(): m.training = mode

@@ -222,7 +222,7 @@ class TAM(TemporalResNet):
             block.tam = TemporalAdaptive(block.conv2.in_channels, self.frames)
             block.conv2.register_forward_pre_hook(partial(_before, block.tam))
 
-# %% ../../nbs/30a_temporal_modules.ipynb #fe647c35
+# %% ../../nbs/30a_temporal_modules.ipynb #6a50b47e
 def squeeze_motion(
     cost:Tensor,               # (M, 2r+1, 2r+1, H, W) cosine with the next frame
     sigma:float=5.,            # width of the window around the peak, px
@@ -233,7 +233,7 @@ def squeeze_motion(
     d = torch.arange(-r, r+1, device=cost.device, dtype=cost.dtype)
     best, at = cost.flatten(1, 2).max(1)                                                  # M H W
     y, x = at.div(2*r+1, rounding_mode='floor') - r, at % (2*r+1) - r
-    window = torch.exp(-((d[:, None, None] - y[:, None, None])**2 + (d[:, None, None, None].transpose(0, 1) - x[:, None, None])**2)/(2*sigma**2))
+    window = torch.exp(-((d[:, None, None, None] - y[:, None, None])**2 + (d[:, None, None] - x[:, None, None])**2)/(2*sigma**2))
     p = (cost*window*sharpness).flatten(1, 2).softmax(1).unflatten(1, (2*r+1, -1))        # M dy dx H W
     return torch.stack([(p.sum(1)*d[:, None, None]).sum(1)/r, (p.sum(2)*d[:, None, None]).sum(1)/r, best], 1)
 
