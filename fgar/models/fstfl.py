@@ -60,7 +60,7 @@ class STC(nn.Module):
 
     def extra_repr(self): return f'frames={self.frames}, radius={self.radius}, offsets={self.offsets}, backend={self.backend!r}'
 
-# %% ../../nbs/43_fstfl.ipynb #7758d07e
+# %% ../../nbs/43_fstfl.ipynb #a290565e
 STAGES = ('res2', 'res3', 'res4', 'res5')
 
 def parse_stages(
@@ -84,6 +84,7 @@ def parse_offsets(
     try: return tuple(int(l) for l in offsets.replace(' ', '').split(','))
     except ValueError: raise ValueError(f"offsets: expected whole numbers with commas, as in '0,1,2', got {offsets!r}") from None
 
+# %% ../../nbs/43_fstfl.ipynb #5ab3922c
 @register('fstfl', paper='Li et al. 2024, Fine-Grained Spatio-temporal Feature Learning Network', frames=8, size=224)
 class FSTFLNet(GSF):
     "Gate-shift-fuse ResNet with spatio-temporal correlation after one or several stages (Li et al. 2024)."
@@ -117,7 +118,7 @@ class FSTFLNet(GSF):
 
     def after(self, stage, x): return self.stc[stage](x) if stage in self.stc else x
 
-# %% ../../nbs/43_fstfl.ipynb #ffb96bc0
+# %% ../../nbs/43_fstfl.ipynb #32d5f8a4
 def recipe(
     data:str,        # manifest CSV of the data set
     **changes        # fields of `TrainConfig` that differ from the paper's common ones
@@ -127,6 +128,7 @@ def recipe(
     return TrainConfig(**dict(model='fstfl', data=data, options={k: v for k, v in options.items() if v is not None}, frames=8, size=224, epochs=60, batch=32, lr=.01, optimizer='sgd', momentum=.9,
                               weight_decay=1e-4, schedule='cosine', warmup=10., crop='multiscale', flip=True, sampling='segments') | changes)
 
+# %% ../../nbs/43_fstfl.ipynb #9cbad318
 RECIPES = {
     'sthv1': recipe('sthv1.csv', out='run/sthv1'),
     'sthv2': recipe('sthv2.csv', out='run/sthv2'),

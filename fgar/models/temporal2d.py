@@ -40,7 +40,7 @@ class TemporalConv(nn.Conv2d):
         y = super().forward(rearrange(x, '(n t) c h w -> n c t (h w)', n=n))
         return rearrange(y, 'n c t (h w) -> (n t) c h w', w=w)
 
-# %% ../../nbs/30a_temporal_modules.ipynb #6df6d765
+# %% ../../nbs/30a_temporal_modules.ipynb #1375d2db
 def next_minus_now(
     moved:Tensor,   # (N·T, C, H, W) what the next frame is seen as
     now:Tensor,     # (N·T, C, H, W)
@@ -51,6 +51,7 @@ def next_minus_now(
     step = moved.unflatten(0, (n, -1))[:, 1:] - now.unflatten(0, (n, -1))[:, :-1]
     return torch.cat([step, torch.zeros_like(step[:, :1]) if frames > 1 else torch.zeros_like(now)[:, None]], 1).flatten(0, 1)
 
+# %% ../../nbs/30a_temporal_modules.ipynb #c6735217
 class ChannelMotion(nn.Module):
     "Channel-wise motion: the next frame's features minus this one's, in few channels (Jiang et al. 2019, §3.3)."
     def __init__(self,
@@ -71,6 +72,7 @@ class ChannelMotion(nn.Module):
         z = self.reduce(x)
         return self.restore(next_minus_now(self.look(z), z, self.frames))
 
+# %% ../../nbs/30a_temporal_modules.ipynb #7de2a1d5
 class STMConv(nn.Conv2d):
     "A block's 3×3 convolution with time before it and motion beside it; its weight keeps its name (Jiang et al. 2019)."
     def __init__(self,
@@ -87,13 +89,14 @@ class STMConv(nn.Conv2d):
     )->Tensor:           # (N·T, C', H', W')
         return super().forward(self.time(x)) + self.motion(x)
 
+# %% ../../nbs/30a_temporal_modules.ipynb #6c7f64a8
 @register('stm', paper='Jiang et al. 2019, SpatioTemporal and Motion Encoding', frames=8, size=224)
 class STM(TemporalResNet):
     "ResNet whose 3×3 convolutions carry STM's two branches (Jiang et al. 2019)."
     def place(self):
         for block in blocks(self.body): block.conv2 = STMConv(block.conv2, self.frames)
 
-# %% ../../nbs/30a_temporal_modules.ipynb #0f2c1b92
+# %% ../../nbs/30a_temporal_modules.ipynb #066eacbc
 class GSTConv(nn.Conv2d):
     "Half the channels see space, half see space and time; 3/4 and 1/4 of the output (Luo and Yuille 2019; α=4, β=2)."
     def __init__(self,
@@ -112,13 +115,14 @@ class GSTConv(nn.Conv2d):
         clip = rearrange(x[:, self.in_channels:], '(n t) c h w -> n c t h w', n=check_frames(x, self.frames))
         return torch.cat([super().forward(x[:, :self.in_channels]), rearrange(self.time(clip), 'n c t h w -> (n t) c h w')], 1)
 
+# %% ../../nbs/30a_temporal_modules.ipynb #8406417b
 @register('gst', paper='Luo and Yuille 2019, Grouped Spatial-Temporal Aggregation', frames=8, size=224)
 class GST(TemporalResNet):
     "ResNet whose 3×3 convolutions are cut into a spatial and a spatio-temporal part (Luo and Yuille 2019)."
     def place(self):
         for block in blocks(self.body): block.conv2 = GSTConv(block.conv2, self.frames)
 
-# %% ../../nbs/30a_temporal_modules.ipynb #2a07c922
+# %% ../../nbs/30a_temporal_modules.ipynb #3b571b0d
 class MotionExcitation(nn.Module):
     "Multiplies channels that change between frames (Li et al. 2020, §3.1)."
     def __init__(self,
@@ -139,6 +143,7 @@ class MotionExcitation(nn.Module):
         m = next_minus_now(self.conv2(z), z, self.frames).mean((2, 3), keepdim=True)
         return x + x*(self.bn3(self.conv3(m)).sigmoid() - .5)
 
+# %% ../../nbs/30a_temporal_modules.ipynb #ecb9d50f
 class TEABlock(nn.Module):
     "Motion excitation and multiple temporal aggregation in a bottleneck of 4×26/64 of the width (Li et al. 2020; Res2Net's names)."
     def __init__(self,
@@ -169,6 +174,7 @@ class TEABlock(nn.Module):
         y = self.bn3(self.conv3(torch.cat([*out, self.pool(self.shifts[3](last))], 1)))
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
+# %% ../../nbs/30a_temporal_modules.ipynb #4e9bc4d4
 @register('tea', paper='Li et al. 2020, Temporal Excitation and Aggregation', frames=8, size=224)
 class TEA(TemporalResNet):
     "Res2Net whose blocks excite and aggregate over time (Li et al. 2020). `weights`: a Res2Net 26w×4s file."
@@ -190,7 +196,7 @@ class TEA(TemporalResNet):
             stage = getattr(self.body, f'layer{i}')
             for j, block in enumerate(stage): stage[j] = TEABlock(block, self.frames, first=j == 0)
 
-# %% ../../nbs/30a_temporal_modules.ipynb #c1d9ebb6
+# %% ../../nbs/30a_temporal_modules.ipynb #5f538725
 class TemporalAdaptive(nn.Module):
     "A temporal kernel for each video and channel, and a weight for each frame and channel (Liu et al. 2021)."
     def __init__(self,
@@ -212,6 +218,7 @@ class TemporalAdaptive(nn.Module):
         y = F.conv2d(x.reshape(1, n*c, self.frames, h*w), kernel.to(x.dtype)[:, None, :, None], padding=(1, 0), groups=n*c)
         return rearrange(y.view(n, c, self.frames, h, w), 'n c t h w -> (n t) c h w')
 
+# %% ../../nbs/30a_temporal_modules.ipynb #32e2bfd0
 def _before(module, conv, inputs): return (module(*inputs),)
 
 @register('tam', paper='Liu et al. 2021, Temporal Adaptive Module (TANet)', frames=8, size=224)
@@ -222,7 +229,7 @@ class TAM(TemporalResNet):
             block.tam = TemporalAdaptive(block.conv2.in_channels, self.frames)
             block.conv2.register_forward_pre_hook(partial(_before, block.tam))
 
-# %% ../../nbs/30a_temporal_modules.ipynb #6a50b47e
+# %% ../../nbs/30a_temporal_modules.ipynb #15c8b052
 def squeeze_motion(
     cost:Tensor,               # (M, 2r+1, 2r+1, H, W) cosine with the next frame
     sigma:float=5.,            # width of the window around the peak, px
@@ -237,6 +244,7 @@ def squeeze_motion(
     p = (cost*window*sharpness).flatten(1, 2).softmax(1).unflatten(1, (2*r+1, -1))        # M dy dx H W
     return torch.stack([(p.sum(1)*d[:, None, None]).sum(1)/r, (p.sum(2)*d[:, None, None]).sum(1)/r, best], 1)
 
+# %% ../../nbs/30a_temporal_modules.ipynb #467a65ac
 def separable(
     before:int,   # C
     after:int,    # C'
@@ -246,6 +254,7 @@ def separable(
     return nn.Sequential(nn.Conv2d(before, before, side, padding=side//2, groups=before, bias=False), nn.BatchNorm2d(before), nn.ReLU(inplace=True),
                          nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True))
 
+# %% ../../nbs/30a_temporal_modules.ipynb #d50fa56b
 class MotionSqueeze(nn.Module):
     "Displacements between neighbouring frames, turned into features and added (Kwon et al. 2020)."
     def __init__(self,
@@ -268,6 +277,7 @@ class MotionSqueeze(nn.Module):
         moved = torch.cat([moved, moved[:, -1:]], 1).flatten(0, 1)                        # the last frame repeats the one before
         return x + self.features(moved.to(x.dtype))
 
+# %% ../../nbs/30a_temporal_modules.ipynb #6313bada
 @register('msnet', paper='Kwon et al. 2020, MotionSqueeze', frames=8, size=224)
 class MSNet(TSM):
     "TSM with MotionSqueeze after res3, after res2 in 'small' (Kwon et al. 2020)."
