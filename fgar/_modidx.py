@@ -322,6 +322,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                             'fgar/models/mhssa.py'),
                                    'fgar.models.mhssa.TimeHead.forward': ('basketball_mhssa.html#timehead.forward', 'fgar/models/mhssa.py'),
                                    'fgar.models.mhssa.both_ways': ('basketball_mhssa.html#both_ways', 'fgar/models/mhssa.py'),
+                                   'fgar.models.mhssa.localise': ('basketball_mhssa.html#localise', 'fgar/models/mhssa.py'),
                                    'fgar.models.mhssa.sines': ('basketball_mhssa.html#sines', 'fgar/models/mhssa.py')},
             'fgar.models.skeletons': { 'fgar.models.skeletons.DGCN': ('skeletons.html#dgcn', 'fgar/models/skeletons.py'),
                                        'fgar.models.skeletons.DualDomain': ('skeletons.html#dualdomain', 'fgar/models/skeletons.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['both_ways', 'SpatialHead', 'TimeHead', 'sines', 'SpatialStream', 'TemporalStream', 'BasketballTwoStream',
-           'BasketballCompressed', 'TemporalSoftmax', 'TemporalRNN', 'TemporalLSTM', 'TemporalGRU']
+           'BasketballCompressed', 'TemporalSoftmax', 'TemporalRNN', 'TemporalLSTM', 'TemporalGRU', 'localise']
 
 # %% ../../nbs/41_basketball_mhssa.ipynb #5dc1cd90
 from pathlib import Path
@@ -211,3 +211,26 @@ class TemporalLSTM(TemporalStream):
 class TemporalGRU(TemporalStream):
     "The temporal network with a GRU over the groups (Yan 2024, Table 3)."
     head_kind = 'gru'
+
+# %% ../../nbs/41_basketball_mhssa.ipynb #419c5bd4
+def localise(
+    score,                       # function: windows (W, 2) start, end, s → class probabilities (W, K)
+    duration:float,              # of the video, s
+    classes,                     # Q labels to look for
+    lengths=(1.5, 2., 2.5),      # of the windows, s
+    step:float=.25,              # from one window to the next, s
+    top:int=5,                   # how many windows to return
+    suppress:float|None=None     # NMS: windows with a larger IoU than this with a better one are dropped; None for no NMS
+)->Tensor:                       # (Q, top, 2) start, end, s; best first, NaN where there are fewer
+    "Sliding windows ranked for each class (Yan 2024, Table 4)."
+    fitting = [length for length in lengths if length <= duration] or [duration]
+    starts = [torch.arange(0, duration - length + 1e-6, step) for length in fitting]
+    windows = torch.cat([torch.stack([s, s + length], 1) for s, length in zip(starts, fitting)])
+    scores = score(windows)
+    check_shape('score', scores, 'W K', 'One row per window, one column per class', W=len(windows))
+    boxes = torch.stack([windows[:, 0], 0*windows[:, 0], windows[:, 1], 0*windows[:, 0] + 1], 1)         # a segment is a box of height 1
+    out = torch.full((len(classes), top, 2), torch.nan)
+    for row, k in zip(out, classes):
+        kept = scores[:, k].argsort(descending=True, stable=True)[:top] if suppress is None else nms(boxes, scores[:, k].contiguous(), suppress)[:top]
+        row[:len(kept)] = windows[kept]
+    return out
