@@ -95,6 +95,15 @@ def test_motion_streams_take_any_number_of_moments(name, stack, moments):
     pred = model(randn(2, 2, moments*stack, 56, 56, dtype=torch.float))
     assert pred.logits.shape == (2, 4) and pred.extras['frame_logits'].shape == (2, moments, 4)
 
+def test_places_of_motion():
+    torch.manual_seed(0)
+    model, flow = fgar.create('mhssa-flow-space', 4, stack=2, frames=3, **SMALL).eval(), randn(2, 2, 6, 56, 56, dtype=torch.float)
+    pred = model(flow)
+    assert pred.extras['weights'].shape == (2, 3, 4, 7, 7)
+    from fgar.models.two_stream import flow_images
+    maps = model.body.maps(flow_images(flow, 2).movedim(2, 1).flatten(0, 1))
+    assert_close(pred.logits, model.head(maps)[0].unflatten(0, (2, 3)).mean(1))
+
 @pytest.mark.parametrize('options', [dict(scaling='minmax'), dict(directions='both'), dict(heads=6), dict(time='mean'), dict(bias='-log T'), dict(limit=5.)])
 def test_options_change_the_answer(options):
     def run(**o):
