@@ -435,6 +435,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'fgar/models/frames2d.py'),
                                       'fgar.models.frames2d.TemporalShift.forward': ( 'frames2d.html#temporalshift.forward',
                                                                                       'fgar/models/frames2d.py'),
+                                      'fgar.models.frames2d.__getattr__': ('frames2d.html#__getattr__', 'fgar/models/frames2d.py'),
                                       'fgar.models.frames2d._shift_input': ('frames2d.html#_shift_input', 'fgar/models/frames2d.py'),
                                       'fgar.models.frames2d._through': ('frames2d.html#_through', 'fgar/models/frames2d.py'),
                                       'fgar.models.frames2d.blocks': ('frames2d.html#blocks', 'fgar/models/frames2d.py'),

@@ -366,3 +366,10 @@ class GSF(TemporalResNet):
     ):
         super().__init__(classes, frames, body, weights, dropout, in_channels, norm, freeze_bn, parts)
         gate_blocks(self.body, frames, ratio or (50 if body == 'small' else 25))
+
+# %% ../../nbs/30_frames2d.ipynb #273ebe48
+def __getattr__(name):
+    if name == 'bn_inception':
+        from fgar.models.inception2d import bn_inception     # when asked for: that module imports this one
+        return bn_inception
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
