@@ -58,7 +58,7 @@ class MST3D(nn.Module):
         check_shape('x', x, 'N C T H W', C=self.branches[0][0].in_channels)
         return torch.cat([branch(x) for branch in self.branches], 1)
 
-# %% ../../nbs/31a_factorised3d.ipynb #9db85f31
+# %% ../../nbs/31a_factorised3d.ipynb #5724b816
 C3D_LAYERS = (('1', 64), ('2', 128), ('3a', 256), ('3b', 256), ('4a', 512), ('4b', 512), ('5a', 512), ('5b', 512))     # name, channels
 
 @register('c3d', paper='Tran et al. 2015, C3D', frames=16, size=112)
@@ -74,6 +74,7 @@ class C3D(ActionModel):
     ):
         super().__init__()
         small = check_choice('body', body, ['c3d', 'small']) == 'small'
+        if small and weights is not None: raise ValueError("weights: expected body='c3d', which public weights are for, got body='small'")
         if min(frames, size//16) < 1: raise ValueError(f'frames, size: expected at least 1 frame and 16 px, got {frames} and {size}')
         self.frames, self.size, self.pools, C, t, s = frames, size, {}, 3, frames, size
         for name, width in C3D_LAYERS:
