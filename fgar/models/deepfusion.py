@@ -4,11 +4,9 @@
 
 # %% auto #0
 __all__ = ['VGG16', 'BODIES', 'interval_indices', 'flow_channels', 'layers2d', 'per_frame', 'TemporalStream', 'DeepFusion',
-           'load_vgg', 'DeepFusionLight', 'DeepFusionRGB', 'DeepFusionFlow', 'recipe', 'train_twice', 'frame_features',
-           'CompositeLSTM', 'SoftAttentionLSTM']
+           'load_vgg', 'DeepFusionLight', 'DeepFusionRGB', 'DeepFusionFlow', 'recipe', 'train_twice']
 
-# %% ../../nbs/42_deep_fusion.ipynb #4225dae9
-from collections import OrderedDict
+# %% ../../nbs/42_deep_fusion.ipynb #e40e7e70
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +15,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from torchvision import models as tv
 from torchvision.models.vgg import make_layers
 
-from ..core import ActionModel, Prediction, check_choice, check_clip, check_shape, check_target, register
+from ..core import ActionModel, Prediction, check_choice, check_clip, check_shape, register
 from .factorised3d import FactorisedConv3d, MST3D
 from .frames2d import _state, load_body
 from .two_stream import flow_images
@@ -106,7 +103,7 @@ class TemporalStream(nn.Module):
         x = run(lambda y: F.max_pool3d(self.mst1(y), (1, 2, 2)), x)
         return run(lambda y: self.conv2(self.mst2(y)), run(self.conv1, x))
 
-# %% ../../nbs/42_deep_fusion.ipynb #f0edc4e9
+# %% ../../nbs/42_deep_fusion.ipynb #246f6936
 @register('deepfusion', paper='deep-fusion paper', inputs=('rgb', 'flow'), frames=24, size=224)
 class DeepFusion(ActionModel):
     "Picture and flow streams fused at each pixel, temporal pyramid, LSTM both ways."
@@ -171,6 +168,7 @@ class DeepFusion(ActionModel):
         logits = self.fc(x)
         return Prediction(logits.mean(1), {'group_logits': logits, 'maps': maps})
 
+# %% ../../nbs/42_deep_fusion.ipynb #26a4bf48
 def load_vgg(
     model:DeepFusion,       # body 'vgg16'
     weights:str|Path        # a state-dict file, or a name such as 'IMAGENET1K_V1'
@@ -183,6 +181,7 @@ def load_vgg(
         load_body(body, {k: own[k] if name == 'flow' and k.startswith('0.') else state[k] for k in own if k in state}, weights)
     return model
 
+# %% ../../nbs/42_deep_fusion.ipynb #c98a8db8
 @register('deepfusion-light', paper='deep-fusion paper, maps averaged over space', inputs=('rgb', 'flow'), frames=24, size=224)
 class DeepFusionLight(DeepFusion):
     "Maps averaged over space before the LSTM: 7×512 numbers a group, not 7×512×49."
@@ -217,108 +216,3 @@ def train_twice(
     first = train(replace(config, out=str(Path(config.out)/'first')), loaders)
     again = replace(config, out=str(Path(config.out)/'second'), init=str(first.folder/'last.pt'), lr=config.lr*factor, epochs=epochs or config.epochs, warmup=0.)
     return first, train(again, loaders)
-
-# %% ../../nbs/42_deep_fusion.ipynb #3de5d18f
-def frame_features(
-    body:str            # 'vgg16' (4,096 numbers of fc6) or 'small'
-)->tuple[nn.Module,int]:    # pictures (N, 3, H, W) to (N, D), and D
-    "A picture network that ends in one vector per frame."
-    if check_choice('body', body, ['vgg16', 'small']) == 'vgg16':
-        vgg = tv.vgg16(weights=None)
-        return nn.Sequential(OrderedDict(features=vgg.features, avgpool=vgg.avgpool, flat=nn.Flatten(), classifier=vgg.classifier[:2])), 4096
-    return nn.Sequential(OrderedDict(features=layers2d(BODIES['small'][0], 3, True), avgpool=nn.AdaptiveAvgPool2d(2), flat=nn.Flatten())), 256
-
-@register('composite-lstm', paper='Srivastava et al. 2015, Unsupervised Learning of Video Representations using LSTMs', frames=16, size=224)
-class CompositeLSTM(ActionModel):
-    "An LSTM over frame features that must also remember the past and foretell the future (Srivastava et al. 2015, §2.3)."
-    def __init__(self,
-        classes:int,                 # K
-        body:str='vgg16',            # 'vgg16' or 'small'
-        hidden:int|None=None,        # cells; None: 2048, and 64 for 'small'
-        weights:str|Path|None=None,  # VGG-16: a state-dict file, or 'IMAGENET1K_V1'
-        weight:float=1.,             # of the two losses without labels
-        dropout:float=.5             # before the classifier
-    ):
-        super().__init__()
-        if weights is not None and body == 'small': raise ValueError("weights: expected body='vgg16', which public weights are for, got body='small'")
-        self.body, D = frame_features(body)
-        hidden = hidden or (64 if body == 'small' else 2048)
-        self.encoder, self.past, self.future = (nn.LSTM(D, hidden, batch_first=True) for _ in range(3))
-        self.write_past, self.write_future = nn.Linear(hidden, D), nn.Linear(hidden, D)
-        self.dropout, self.fc, self.weight = nn.Dropout(dropout), nn.Linear(hidden, classes), weight
-        if weights is not None: load_body(self.body, {k: v for k, v in _state('vgg16', weights).items() if k in self.body.state_dict()}, weights)
-
-    def forward(self,
-        clip:Tensor      # (N, 3, T, H, W), T of at least 2
-    )->Prediction:       # extras: frame_logits (N, T, K), features (N, T, D), past (N, S, D) in reverse order, future (N, T-S, D)
-        N, T = (check_clip(clip)[k] for k in 'NT')
-        if T < 2: raise ValueError(f'clip: expected at least 2 frames, a past and a future, got {T}')
-        S = T - max(1, 13*T//29)                                             # they see 16 of 29 frames and foretell 13
-        x = rearrange(self.body(rearrange(clip, 'n c t h w -> (n t) c h w')), '(n t) d -> n t d', n=N)
-        seen, state = self.encoder(x[:, :S])
-        rest, _ = self.encoder(x[:, S:], state)
-        blank = torch.zeros_like(x)                                          # the decoders get no input but the memory
-        past, future = self.write_past(self.past(blank[:, :S], state)[0]), self.write_future(self.future(blank[:, S:], state)[0])
-        logits = self.fc(self.dropout(torch.cat([seen, rest], 1)))
-        return Prediction(logits.mean(1), dict(frame_logits=logits, features=x, past=past, future=future))
-
-    def loss(self,
-        pred:Prediction,  # from `forward`
-        target:Tensor     # (N,) int64
-    )->dict[str,Tensor]:  # total, class, past, future
-        "Cross-entropy, and the mean squared errors of both decoders; the features are not bent to be easy to write."
-        S, x = pred.extras['past'].shape[1], pred.extras['features'].detach()
-        parts = {'class': super().loss(pred, target)['total'], 'past': F.mse_loss(pred.extras['past'], x[:, :S].flip(1)), 'future': F.mse_loss(pred.extras['future'], x[:, S:])}
-        return {'total': parts['class'] + self.weight*(parts['past'] + parts['future']), **parts}
-
-# %% ../../nbs/42_deep_fusion.ipynb #a81d66d3
-@register('soft-attention-lstm', paper='Sharma et al. 2015, Action Recognition using Visual Attention', frames=30, size=224)
-class SoftAttentionLSTM(ActionModel):
-    "Three LSTMs on top of each other that choose where to look in the next frame (Sharma et al. 2015, §3)."
-    def __init__(self,
-        classes:int,                 # K
-        body:str='googlenet',        # 'googlenet' or 'small'
-        hidden:int|None=None,        # cells; None: 512, and 64 for 'small'
-        layers:int=3,                # LSTMs
-        weights:str|Path|None=None,  # GoogLeNet: a state-dict file, or 'IMAGENET1K_V1'
-        penalty:float=1.,            # λ
-        dropout:float=.5             # on what leaves each LSTM
-    ):
-        super().__init__()
-        small = check_choice('body', body, ['googlenet', 'small']) == 'small'
-        if small and weights is not None: raise ValueError("weights: expected body='googlenet', which public weights are for, got body='small'")
-        hidden, C = hidden or (64 if small else 512), 64 if small else 1024
-        if small: self.body = layers2d(BODIES['small'][0], 3, True)
-        else: self.body = nn.Sequential(OrderedDict(list(tv.googlenet(weights=None, aux_logits=False, init_weights=False).named_children())[:-3]))    # to inception5b
-        self.look, self.start = nn.Linear(hidden, C), nn.ModuleList(nn.Linear(C, hidden) for _ in range(2*layers))
-        self.cells = nn.ModuleList(nn.LSTMCell(C if i == 0 else hidden, hidden) for i in range(layers))
-        self.dropout, self.head, self.penalty = nn.Dropout(dropout), nn.Sequential(nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, classes)), penalty
-        if weights is not None: load_body(self.body, {k: v for k, v in _state('googlenet', weights).items() if k in self.body.state_dict()}, weights)
-
-    def forward(self,
-        clip:Tensor      # (N, 3, T, H, W)
-    )->Prediction:       # extras: frame_logits (N, T, K), attention (N, T, h, w)
-        N = check_clip(clip)['N']
-        maps = self.body(rearrange(clip, 'n c t h w -> (n t) c h w'))
-        x = rearrange(maps, '(n t) c h w -> t n (h w) c', n=N)
-        mean = x.mean((0, 2))                                                # (N, C): the memory begins with what the clip is about
-        h, c = ([start(mean).tanh() for start in self.start[i::2]] for i in (0, 1))
-        logits, attention = [], []
-        for frame in x:
-            a = torch.einsum('npc,nc->np', frame, self.look(h[-1])).div(frame.shape[-1]**.5).softmax(-1)
-            below = torch.einsum('np,npc->nc', a, frame)
-            for i, cell in enumerate(self.cells):
-                h[i], c[i] = cell(below, (h[i], c[i]))
-                below = self.dropout(h[i])
-            logits.append(self.head(below)); attention.append(a)
-        logits, attention = torch.stack(logits, 1), torch.stack(attention, 1)
-        return Prediction(logits.mean(1), dict(frame_logits=logits, attention=attention.unflatten(-1, maps.shape[-2:])))
-
-    def loss(self,
-        pred:Prediction,  # from `forward`
-        target:Tensor     # (N,) int64
-    )->dict[str,Tensor]:  # total, class, attention
-        "Cross-entropy, and the penalty for places never looked at (their eq. 7)."
-        looked = pred.extras['attention'].flatten(2).sum(1)                  # (N, positions)
-        parts = {'class': super().loss(pred, target)['total'], 'attention': (1 - looked).square().sum(1).mean()}
-        return {'total': parts['class'] + self.penalty*parts['attention'], **parts}
