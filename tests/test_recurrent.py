@@ -60,11 +60,11 @@ def test_full_size_bodies_have_their_public_names():
     with torch.device('meta'): names = set(tv.googlenet(weights=None, aux_logits=False, init_weights=False).state_dict())
     assert set(google.body.state_dict()) == {k for k in names if not k.startswith('fc.')}
 
-@pytest.mark.parametrize('size', [33, 64, 224])
-def test_attention_has_a_weight_for_each_place_of_googlenet(size):
+@pytest.mark.parametrize('size, side', [(33, 1), (64, 2), (100, 3), (224, 7), (230, 7), (256, 8)])
+def test_attention_has_a_weight_for_each_place_of_googlenet(size, side):
     with torch.device('meta'):
         model = fgar.create('soft-attention-lstm', classes=3, frames=1, size=size).eval()
-        assert model(torch.empty(1, 3, 1, size, size)).extras['attention'].shape == (1, 1, -(-size//32), -(-size//32))
+        assert model(torch.empty(1, 3, 1, size, size)).extras['attention'].shape == (1, 1, side, side)
 
 def test_weights_of_the_bodies(tmp_path):
     full = tv.googlenet(weights=None, aux_logits=False, init_weights=False)

@@ -81,7 +81,7 @@ class CompositeLSTM(ActionModel):
         parts = {'class': super().loss(pred, target)['total'], 'past': F.mse_loss(pred.extras['past'], x[:, :S].flip(1)), 'future': F.mse_loss(pred.extras['future'], x[:, S:])}
         return {'total': parts['class'] + self.weight*(parts['past'] + parts['future']), **parts}
 
-# %% ../../nbs/42a_lstm_baselines.ipynb #59620a67
+# %% ../../nbs/42a_lstm_baselines.ipynb #76a713ad
 @register('soft-attention-lstm', paper='Sharma et al. 2015, Action Recognition using Visual Attention', frames=30, size=224)
 class SoftAttentionLSTM(ActionModel):
     "Three LSTMs on top of each other that choose where to look in the next frame (Sharma et al. 2015, §3)."
@@ -98,7 +98,7 @@ class SoftAttentionLSTM(ActionModel):
         super().__init__()
         small = check_choice('body', body, ['googlenet', 'small']) == 'small'
         hidden, C, self.size = hidden or (64 if small else 512), 64 if small else 1024, size
-        self.side = size//8 if small else -(-(-(-size//2)//8)//2)                                      # GoogLeNet: the first and the last of its five halvings round up
+        self.side = size//8 if small else ((size + 1)//2//8 + 1)//2                                    # GoogLeNet: the first and the last of its five halvings round up
         if small: self.body = layers2d(BODIES['small'][0], 3, True)
         else: self.body = nn.Sequential(OrderedDict(list(tv.googlenet(weights=None, aux_logits=False, init_weights=False).named_children())[:-3]))    # to inception5b
         if weights is not None: _load(self.body, 'googlenet', body, weights)
