@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS', 'PLAYERS', 'KITS', 'COURTS', 'Cast', 'Camera', 'look', 'Capsules', 'dress', 'body', 'balls', 'sticks',
            'opponents', 'basket', 'spectator', 'Film', 'stage', 'backdrop', 'paint', 'develop', 'Clips', 'draw',
-           'render', 'court26', 'untrimmed', 'write_court26', 'CLASSES', 'COARSE', 'FLIP', 'JOINTS']
+           'render', 'court26', 'court26_pose', 'untrimmed', 'write_court26', 'CLASSES', 'COARSE', 'FLIP', 'JOINTS']
 
 # %% ../nbs/01_synthetic.ipynb #f775ff2a
 import csv, math
@@ -471,7 +471,7 @@ def _truth(film, at, flow, owner, depth):
     seen = (jx >= 0) & (jx < size) & (jy >= 0) & (jy < size) & (joints[..., 2] < front + .25)
     return flow[:, :-1].permute(0, 2, 1, 3, 4).contiguous(), ~inside | (there != owner[:, :-1]), seen
 
-# %% ../nbs/01_synthetic.ipynb #7fa447a4
+# %% ../nbs/01_synthetic.ipynb #eb0489b0
 def _keys(indices:Tensor, seed:int, split:str)->Tensor: return mix(mix(indices) + derive_seed('court26', seed, split)//2)
 
 def render(
@@ -513,6 +513,21 @@ def court26(
     out = [render(known[l], i, split, seed, size, frames, difficulty, device=device).frames
            for l,i in _progress(zip(labels.split(batch), index.split(batch)), -(-count//batch), f'court26 {split}', progress)]
     return torch.cat(out), labels.to(device)
+
+def court26_pose(
+    split:str='train',          # 'train', 'val' or 'test'
+    count:int=26*40,            # number of clips; classes take turns
+    frames:int=16,              # T
+    difficulty:float=1.,        # 0 … 1
+    classes:list[str]|None=None,# a subset by name
+    seed:int=0,
+    device='cpu'
+)->Tensor:                      # (N, 2, T, 15) x and y in 0…1 of the frame; beyond it for joints outside
+    "The joints of the clips that `court26` draws with the same arguments, without drawing them."
+    known, index = torch.tensor([CLASSES.index(check_choice('classes', c, CLASSES)) for c in classes or CLASSES], device=device), torch.arange(count, device=device)
+    size, t = 64, torch.arange(frames, device=device)*(2./frames)
+    film = stage(known[index % len(known)], _keys(index, seed, split), split, t, 2., size, float(difficulty))
+    return (film.camera.project(film.pose.joints)[..., :2].movedim(-1, 1) + .5)/size        # pixel i covers i … i+1
 
 def _progress(steps, total:int, name:str, show:bool=True):
     "A progress bar, where tqdm is installed and there is more than one step."

@@ -1,5 +1,5 @@
 "What every registered system promises. A new system is tested here by being registered."
-import copy
+import copy, inspect
 
 import pytest
 import torch
@@ -7,23 +7,21 @@ from torch.testing import assert_close
 
 import fgar
 
-# Options that make a system small enough to run here. A system that is not listed is built with its own defaults at SIZE.
-SMALL = {'tsn': dict(body='small'), 'tsm': dict(body='small')}
 CLASSES, CLIPS, FRAMES, SIZE = 5, 2, 8, 64
-CHANNELS = {'rgb': 3, 'flow': 10}        # streams; flow is a stack of five fields
+SMALL = {}      # options that make a system small enough to run here, beyond body='small', which each one gets that has a `body`
 TARGET = torch.tensor([0, CLASSES-1])
 
 
 def build(name):
     torch.manual_seed(0)
-    options = {'frames': min(FRAMES, fgar.spec(name).frames), 'size': min(SIZE, fgar.spec(name).size), **SMALL.get(name, {})}
+    entry = fgar.spec(name)
+    small = {'body': 'small'} if 'body' in inspect.signature(entry.build.__init__).parameters else {}
+    options = {'frames': min(FRAMES, entry.frames), 'size': min(SIZE, entry.size), **small, **SMALL.get(name, {})}
     return fgar.create(name, classes=CLASSES, **options)
 
 
 def inputs(model):
-    generator = torch.Generator().manual_seed(1)
-    frames, size = model.options['frames'], model.options['size']
-    return [torch.randn(CLIPS, CHANNELS[stream], frames, size, size, generator=generator) for stream in model.spec.inputs]
+    return list(fgar.core.example_inputs(model, CLIPS))
 
 
 @pytest.mark.parametrize('name', fgar.models())
@@ -77,4 +75,4 @@ def test_labels_out_of_range_are_explained(name):
 @pytest.mark.parametrize('name', fgar.models())
 def test_registry_entry_says_where_it_comes_from(name):
     entry = fgar.spec(name)
-    assert entry.paper and entry.inputs and set(entry.inputs) <= set(CHANNELS) and entry.build.__doc__
+    assert entry.paper and entry.inputs and set(entry.inputs) <= set(fgar.core.STREAMS) and entry.build.__doc__

@@ -435,11 +435,13 @@ def test_folder_of_videos_with_a_broken_one(tmp_path, workers, capfd):
         (tmp_path/'data'/LABELS[l]).mkdir(parents=True, exist_ok=True)
         write_video(tmp_path/'data'/LABELS[l]/f'{i}.mp4', clip)
     for l in LABELS: (tmp_path/'data'/l/'broken.mp4').write_bytes(b'not a video')
-    run = fgar.train(config(tmp_path/'run', data=str(tmp_path/'data'), batch=4, workers=workers, size=32, epochs=2, warmup=0, quiet=False))
+    run = fgar.train(config(tmp_path/'run', data=str(tmp_path/'data'), batch=4, workers=workers, size=32, epochs=2, warmup=0, quiet=False, max_failed=.5))
     model, labels, *_ = load_checkpoint(run.folder/'best.pt')
     assert labels == sorted(LABELS) and len(run.history) == 2
     failed = sum(row['failed'] for row in run.history)
     assert failed >= 1 and 'broken.mp4: ' in capfd.readouterr().out
+    with pytest.raises(RuntimeError, match=r'at most 5% .* to be unreadable[^$]*broken.mp4: '):
+        fgar.train(config(tmp_path/'strict', data=str(tmp_path/'data'), batch=4, workers=workers, size=32, epochs=2, warmup=0, max_failed=.05))
 
 
 def test_data_errors(tmp_path):

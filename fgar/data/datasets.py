@@ -195,7 +195,7 @@ class Manifest:
             rows['path'] = [p if os.path.isabs(p) else Path(os.path.relpath(self.folder/p, path.parent)).as_posix() for p in rows.path]
         with atomic_write(path) as temporary: rows.to_csv(temporary, index=False, lineterminator='\n')
 
-# %% ../../nbs/04_datasets.ipynb #a6329523
+# %% ../../nbs/04_datasets.ipynb #9f42bdc4
 class VideoDataset(Dataset):
     "Clips of a manifest: row → frames, label, index. A file that cannot be read gives an item with `error` instead."
     def __init__(self,
@@ -208,18 +208,24 @@ class VideoDataset(Dataset):
         seed:int=0,                  # of the random places
         stride:int=1,                # 'dense': step between frames
         length:int=1,                # 'segments': consecutive frames per segment, T = segments · length
-        short:str='last'             # what follows the last frame of a short video: 'last' (it stays) or 'loop'
+        short:str='last',            # what follows the last frame of a short video: 'last' (it stays) or 'loop'
+        stack:int=0,                 # optical flow fields L per frame; 0 for none (chapter 05a)
+        flow:str|Path='',            # where it comes from: '' (the L + 1 frames to compute it from are read), 'compressed' (motion vectors), or a folder that `fgar flow` wrote
+        rgb:bool=True                # False: flow alone is read, and `frames` comes with T = 0
     ):
         check_choice('sampling', sampling, ['segments', 'dense'])
         check_choice('short', short, ['last', 'loop'])
         for name, value in dict(frames=frames, clips=clips, stride=stride, length=length).items():
             if not isinstance(value, int) or value < 1: raise ValueError(f'{name}: expected an int of at least 1, got {value!r}')
         if train and clips > 1: raise ValueError(f'clips: expected 1 when training, got {clips}. Several clips of a video are for testing')
+        if stack and length > 1: raise ValueError(f'stack: expected 0 with length = {length}, got {stack}. Flow fields already group neighbouring frames')
         if frames % length: raise ValueError(f'length: expected a divisor of frames = {frames}, got {length}. frames = segments · length')
         self.manifest, self.frames, self.sampling, self.clips, self.size, self.train = manifest, frames, sampling, clips, size, train
         self.seed, self.stride, self.length, self.short, self.epoch = seed, stride, length, short, 0
         self.labels, self.targets = manifest.labels, manifest.targets
-        self.lead = (frames,) if clips == 1 else (clips, frames)         # axes of an item's frames before H, W, 3
+        self.stack, self.flow, self.rgb = stack, str(flow) if stack else '', rgb or not flow
+        moments = frames*(stack + 1) if not self.flow else frames*self.rgb
+        self.lead = (moments,) if clips == 1 else (clips, moments)       # axes of an item's frames before H, W, 3
 
     def __len__(self)->int: return len(self.manifest)
     def name(self, index:int)->str: return self.manifest.name(index)
@@ -230,18 +236,20 @@ class VideoDataset(Dataset):
     def indices(self,
         index:int,                    # row
         random:torch.Generator=None   # source of random places
-    )->Tensor:                        # (clips·T,) numbers of frames in the file, all within start ≤ time < end
+    )->Tensor:                        # (clips·T,), or (clips·T·(L+1),) with flow: numbers of frames in the file, all within start ≤ time < end
         "Which frames of a row to read."
         path, (start, end) = self.manifest.path(index), (None if math.isnan(x) else x for x in self.manifest.rows[['start', 'end']].iloc[index])
         within = torch.from_numpy(_span(path, _index(path), start, end))            # numbers of the frames shown in that time
         count = len(within)
         if not count: raise VideoError(f'{path}: no frame is shown from {start} to {end} s. Are start and end in seconds?')
+        segments, length = self.frames//self.length, self.stack + 1 if self.stack else self.length
         if self.sampling == 'segments':
-            segments = self.frames//self.length
-            at = segment_indices(count, segments*self.clips, self.length, self.train, random, self.short).view(segments, self.clips, self.length).transpose(0, 1)
-        elif self.clips > 1: at = clip_windows(count, self.frames, self.stride, self.clips, short=self.short)
-        else: at = dense_indices(count, self.frames, self.stride, self.train, random, self.short)
-        return within[at.flatten()]
+            at = segment_indices(count, segments*self.clips, length, self.train, random, self.short).view(segments, self.clips, length).transpose(0, 1)
+            return within[at.flatten()]
+        room = max(count - self.stack, 1)                                           # a moment's last frame lies within, too
+        if self.clips > 1: at = clip_windows(room, self.frames, self.stride, self.clips, short=self.short)
+        else: at = dense_indices(room, self.frames, self.stride, self.train, random, self.short)
+        return within[(at.flatten()[:, None] + torch.arange(self.stack + 1)).clamp(max=count-1).flatten()]
 
     def seconds(self,
         sample:int=32    # rows to look at, spread over the manifest
@@ -260,11 +268,26 @@ class VideoDataset(Dataset):
     )->dict:                         # frames uint8 (T, H, W, 3) or (clips, T, H, W, 3), label, index; or error, index
         index, epoch, repeat = key if isinstance(key, tuple) else (key, self.epoch, 0)
         if not 0 <= index < len(self): raise IndexError(f'index: expected 0 to {len(self)-1}, got {index}')
-        try: frames = read_frames(self.manifest.path(index), self.indices(index, generator(self.seed, epoch, index, repeat)), size=self.size)
+        path = self.manifest.path(index)
+        try:
+            numbers, item = self.indices(index, generator(self.seed, epoch, index, repeat)), {}
+            if self.flow:
+                groups = numbers.view(-1, self.stack + 1)                              # clips·T, L + 1
+                flow = self._read_flow(path, self.name(index), groups[:, 0])           # clips·T·L, H, W, 2
+                item['flow'] = flow.view(*self.lead[:-1], self.frames*self.stack, *flow.shape[1:])
+                numbers = groups[:, self.stack//2]
+            frames = read_frames(path, numbers, size=self.size) if self.rgb else flow.new_zeros(0, *flow.shape[1:3], 3)
         except (VideoError, FrameError, OSError) as e: return dict(index=index, error=str(e))
-        return dict(frames=frames.unflatten(0, self.lead), label=int(self.targets[index]), index=index)
+        return dict(frames=frames.view(*self.lead, *frames.shape[1:]), label=int(self.targets[index]), index=index, **item)
 
-# %% ../../nbs/04_datasets.ipynb #e98f3d52
+    def _read_flow(self, path, name, starts):
+        if self.flow == 'compressed':
+            from fgar.data.compressed import motion_stack
+            return motion_stack(path, starts, self.stack, self.size)
+        from fgar.data.flow_files import flow_path, flow_stack
+        return flow_stack(flow_path(self.flow, name), starts, self.stack, self.size)
+
+# %% ../../nbs/04_datasets.ipynb #1a121199
 def collate(
     items:list[dict],   # what a dataset gives; items with `error` are set aside
     lead:tuple=(0,)     # axes before H, W, 3, for a batch in which nothing is left
@@ -273,9 +296,10 @@ def collate(
     good = [item for item in items if 'error' not in item]
     clips = [item['frames'] for item in good] or [torch.zeros(*lead, 0, 0, 3, dtype=torch.uint8)]
     height, width = (max(clip.shape[axis] for clip in clips) for axis in (-3, -2))
-    clips = [clip if clip.shape[-3:-1] == (height, width) else F.pad(clip, (0, 0, 0, width - clip.shape[-2], 0, height - clip.shape[-3])) for clip in clips]
-    extra = [key for key in (good or [{}])[0] if key not in ('frames', 'label', 'index')]
-    return dict(frames=torch.stack(clips)[:len(good)],
+    def padded(clip): return clip if clip.shape[-3:-1] == (height, width) else F.pad(clip, (0, 0, 0, width - clip.shape[-2], 0, height - clip.shape[-3]))
+    extra = [key for key in (good or [{}])[0] if key not in ('frames', 'flow', 'label', 'index')]
+    return dict(frames=torch.stack([padded(clip) for clip in clips])[:len(good)],
+                **(dict(flow=torch.stack([padded(item['flow']) for item in good])) if good and 'flow' in good[0] else {}),
                 valid=torch.tensor([item['frames'].shape[-3:-1] for item in good], dtype=torch.int64).view(-1, 2),
                 **{key: torch.tensor([item[key] for item in good], dtype=torch.int64) for key in ('label', 'index')},
                 **{key: torch.stack([item[key] for item in good]) for key in extra},

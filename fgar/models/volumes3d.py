@@ -70,7 +70,7 @@ class Residual3D(nn.Module):
             if i < self.count: y = self.relu(y)
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
-# %% ../../nbs/31_volumes3d.ipynb #4a776f28
+# %% ../../nbs/31_volumes3d.ipynb #4d6729b4
 BODIES = {'resnet10': (1, 1, 1, 1), 'resnet18': (2, 2, 2, 2), 'resnet34': (3, 4, 6, 3), 'resnet50': (3, 4, 6, 3), 'resnet101': (3, 4, 23, 3), 'resnet152': (3, 8, 36, 3), 'resnet200': (3, 24, 36, 3),
           'small': (1, 1, 1, 1)}         # blocks of stages 2 to 5
 
@@ -87,7 +87,7 @@ class ResNet3D(ActionModel):
         super().__init__()
         blocks, small, self.body = BODIES[check_choice('body', body, BODIES)], body == 'small', body
         bottleneck = int(body[6:] or 0) >= 50 if not small else False
-        widths = (16, 32, 64, 96, 128) if small else (64, 64, 128, 256, 512)
+        widths = (16, 16, 32, 64, 128) if small else (64, 64, 128, 256, 512)
         self.strides = ((1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2)) if small else (1, (2, 2, 2), (2, 2, 2), (2, 2, 2))     # of stages 2 to 5
         self.conv1 = nn.Conv3d(3, widths[0], (3, 5, 5) if small else 7, (1, 2, 2), (1, 2, 2) if small else 3, bias=False)
         self.bn1, self.relu = nn.BatchNorm3d(widths[0]), nn.ReLU(inplace=True)
