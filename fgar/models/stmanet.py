@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TDA', 'SDA', 'STMANet', 'received', 'explore', 'recipe', 'score_segments']
 
-# %% ../../nbs/44_st_manet.ipynb #e47cbf09
+# %% ../../nbs/44_st_manet.ipynb #deebb712
 import math
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import ActionModel, Prediction, check_choice, check_clip, check_shape, register
-from ..data.augment import test_crops
 from ..data.clips import clip_windows
 from ..losses.diversity import SPACE_WEIGHT, TIME_WEIGHT, diversity_loss
 from .volumes3d import ResNet3D
@@ -221,7 +220,7 @@ def explore(
         pictures.append(torch.from_numpy(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())); plt.close(figure)
     return show.play(torch.stack(pictures), fps=1, labels=[f'stage {i+2}' for i in range(stages)], width=610, alt='attention of each stage over the clip and over time')
 
-# %% ../../nbs/44_st_manet.ipynb #a01300ec
+# %% ../../nbs/44_st_manet.ipynb #e43eddf6
 def recipe(
     **changes     # fields of `TrainConfig`, such as data and out
 )->TrainConfig:
@@ -239,6 +238,7 @@ def score_segments(
     batch:int=8            # clips at once
 )->Tensor:                 # (K,) probabilities
     "Centre crops of all segments of a video, scores averaged (Wang 2024, §4.1)."
+    from fgar.data.augment import test_crops
     check_shape('frames', frames, 'F H W 3', 'One video at a time: frames[0]')
     windows = clip_windows(len(frames), length, stride, step=length*stride).to(frames.device)     # (segments, length)
     return torch.cat([model(test_crops(frames[part], size).flatten(0, 1)).scores for part in windows.split(batch)]).mean(0)
