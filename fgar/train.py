@@ -105,7 +105,7 @@ def update_ema(
     for e, m in pairs:
         if not e.is_floating_point(): e.copy_(m)
 
-# %% ../nbs/50_training.ipynb #b5f64eff
+# %% ../nbs/50_training.ipynb #91e4adca
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything a run depends on; saved as JSON beside its checkpoints."
@@ -143,6 +143,8 @@ class TrainConfig:
     stride:int = 1                          # files: step between consecutive frames
     flow:str = 'tvl1'                       # for systems that see motion: tvl1, horn_schunck, lucas_kanade or raft computes it; files also: compressed (motion vectors), or a folder that fgar flow wrote
     max_failed:float = 0.1                  # files: a larger share that cannot be read stops the run
+    cache:str = ''                          # files: folder to keep all clips in, uncompressed; then nothing is decoded any more (RGB only)
+    cache_variants:int = 1                  # random choices of frames per training video in the cache
     balanced:bool = False                   # files: each class equally often
     train_split:str = 'train'               # files: split to train on
     val_split:str = 'val'                   # files: split to validate on
@@ -164,7 +166,7 @@ class TrainConfig:
             object.__setattr__(self, name, tuple(tuple(x) if isinstance(x, list) else x for x in getattr(self, name)))
         for f in fields(self):
             if getattr(f.type, '__origin__', None) is Literal: check_choice(f.name, getattr(self, f.name), f.type.__args__)
-        rules = {'a number of at least 1': (lambda x: x >= 1, 'epochs batch accumulate log_every stride clips val_clips'), 'a number above 0': (lambda x: x > 0, 'lr gamma'),
+        rules = {'a number of at least 1': (lambda x: x >= 1, 'epochs batch accumulate log_every stride clips val_clips cache_variants'), 'a number above 0': (lambda x: x > 0, 'lr gamma'),
                  'a number of at least 0': (lambda x: x >= 0, 'weight_decay warmup clip_norm save_every workers difficulty'),
                  'a number from 0 up to, but not, 1': (lambda x: 0 <= x < 1, 'momentum label_smoothing ema'), 'a number from 0 to 1': (lambda x: 0 <= x <= 1, 'max_failed')}
         for expected, (holds, names) in rules.items():
@@ -194,7 +196,7 @@ class TrainConfig:
     )->None:
         with atomic_write(path) as temporary: temporary.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False), encoding='utf-8')
 
-# %% ../nbs/50_training.ipynb #615491c6
+# %% ../nbs/50_training.ipynb #98716581
 def court26_loader(
     split:str,               # 'train', 'val' or 'test'
     count:int,               # clips
@@ -244,6 +246,9 @@ def make_loaders(
     motion = dict(stack=stack, flow=flow_source(config.flow), rgb='rgb' in inputs) if stack else {}
     sets = [VideoDataset(manifest.split(split), config.frames, config.sampling, stride=config.stride, size=round(config.size*8/7), train=train, seed=config.seed, **motion)
             for split, train in ((config.train_split, True), (config.val_split, False))]
+    if config.cache:
+        from fgar.data.prepare import cache_clips
+        sets = [cache_clips(s, Path(config.cache)/name, config.cache_variants if s.train else 1, progress=not config.quiet and rank == 0) for name, s in (('train', sets[0]), ('val', sets[1]))]
     return Loader(sets[0], train=True, workers=config.workers, balanced=config.balanced, **here), Loader(sets[1], workers=config.workers, **here)
 
 def with_defaults(
@@ -567,8 +572,8 @@ def validate(
     seen = watch.read('validation', loader.name, 'Is a file of the validation split broken?')
     return dict(val_loss=seen['loss'], val_top1=seen['top1'])
 
-# %% ../nbs/50_training.ipynb #876bba7e
-_FREE = {'out', 'device', 'workers', 'max_failed', 'compile', 'save_every', 'log_every', 'tensorboard', 'quiet', 'existing'}     # may change between start and resume
+# %% ../nbs/50_training.ipynb #cc017869
+_FREE = {'out', 'device', 'workers', 'max_failed', 'cache', 'compile', 'save_every', 'log_every', 'tensorboard', 'quiet', 'existing'}     # may change between start and resume
 
 def find_run(
     config:TrainConfig,   # with frames and size set

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import fgar
 from fgar import cli
 
 def run(capsys, *args):
@@ -101,3 +102,9 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(tmp_path):
     assert process.returncode == 130 and 'Traceback' not in err and 'continues' in err, err
     saved = torch.load(tmp_path/'run/last.pt', weights_only=True)
     assert 0 < saved['epoch'] < 40
+
+
+def test_as_a_module():
+    "torchrun starts `-m fgar.cli`."
+    done = subprocess.run([sys.executable, '-m', 'fgar.cli', '--version'], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == fgar.__version__

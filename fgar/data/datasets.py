@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'VIDEO_ENDINGS', 'read_table', 'check_rows', 'Manifest', 'VideoDataset', 'collate', 'balanced_order',
            'Loader']
 
-# %% ../../nbs/04_datasets.ipynb #2043b6d2
+# %% ../../nbs/04_datasets.ipynb #8a8241fb
 import copy, csv, functools, math, os, warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..core import atomic_write, check_choice, derive_seed, generator
 from .clips import clip_windows, dense_indices, segment_indices
-from .video import FrameError, VideoError, _index, _span, probe, read_frames
+from .video import FrameError, VideoError, frame_numbers, probe, read_frames
 
 # %% ../../nbs/04_datasets.ipynb #72b07ae5
 COLUMNS = ('path', 'label', 'split', 'start', 'end', 'group')
@@ -195,7 +195,7 @@ class Manifest:
             rows['path'] = [p if os.path.isabs(p) else Path(os.path.relpath(self.folder/p, path.parent)).as_posix() for p in rows.path]
         with atomic_write(path) as temporary: rows.to_csv(temporary, index=False, lineterminator='\n')
 
-# %% ../../nbs/04_datasets.ipynb #9f42bdc4
+# %% ../../nbs/04_datasets.ipynb #ffba760b
 class VideoDataset(Dataset):
     "Clips of a manifest: row → frames, label, index. A file that cannot be read gives an item with `error` instead."
     def __init__(self,
@@ -239,7 +239,7 @@ class VideoDataset(Dataset):
     )->Tensor:                        # (clips·T,), or (clips·T·(L+1),) with flow: numbers of frames in the file, all within start ≤ time < end
         "Which frames of a row to read."
         path, (start, end) = self.manifest.path(index), (None if math.isnan(x) else x for x in self.manifest.rows[['start', 'end']].iloc[index])
-        within = torch.from_numpy(_span(path, _index(path), start, end))            # numbers of the frames shown in that time
+        within = torch.from_numpy(frame_numbers(path, start, end))            # numbers of the frames shown in that time
         count = len(within)
         if not count: raise VideoError(f'{path}: no frame is shown from {start} to {end} s. Are start and end in seconds?')
         segments, length = self.frames//self.length, self.stack + 1 if self.stack else self.length

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOTION_COLUMNS', 'write_video', 'VideoError', 'VideoNotFound', 'FrameError', 'packet_table', 'frame_types',
-           'VideoInfo', 'probe', 'read_frames', 'iter_frames', 'VideoCheck', 'check_videos', 'motion_vectors']
+           'VideoInfo', 'probe', 'frame_times', 'frame_numbers', 'read_frames', 'iter_frames', 'VideoCheck',
+           'check_videos', 'motion_vectors']
 
 # %% ../../nbs/02_video.ipynb #aa10222a
 import math, os, time
@@ -313,6 +314,21 @@ def _span(path, index:_Index, start:float|None, end:float|None)->np.ndarray:
     if not 0 <= start < end: raise FrameError(f'start, end: expected 0 ≤ start < end in seconds, got {start} and {end}')
     if start >= index.info.duration: raise FrameError(f'start: expected less than {index.info.duration:.3f} s, the length of {path}, got {start} s')
     return np.arange(*np.searchsorted(index.seconds, (start-5e-4, end-5e-4)))
+
+# %% ../../nbs/02_video.ipynb #fb99c5f6
+def frame_times(
+    path:str|Path      # a video file
+)->np.ndarray:         # (frames,) float64, s from the first frame, rising
+    "When each frame is shown."
+    return _index(path).seconds.copy()
+
+def frame_numbers(
+    path:str|Path,           # a video file
+    start:float|None=None,   # s from the first frame; None: the beginning
+    end:float|None=None      # s, not included; None: the end
+)->np.ndarray:               # (n,) int64, consecutive
+    "The frames shown from `start` to before `end`."
+    return _span(path, _index(path), start, end)
 
 # %% ../../nbs/02_video.ipynb #7e63a420
 def read_frames(
