@@ -1,4 +1,7 @@
 "ST-MANet: attention over times and places, levels, losses, and the whole line through the command."
+import json, re
+from pathlib import Path
+
 
 import pytest
 import torch
@@ -214,3 +217,11 @@ def test_command_trains_and_predicts(tmp_path, tiny_run):
     video = next((tiny_run/'data').rglob('*.mp4'))
     assert main(['predict', str(video), '--checkpoint', str(run/'best.pt')]) == 0
     assert fgar.train.load_checkpoint(run/'best.pt').model.levels == (3, 5)
+
+
+def test_folded_solutions_run():
+    cells = json.loads((Path(__file__).parent.parent/'nbs/44_st_manet.ipynb').read_text())['cells']
+    text = next(t for t in (''.join(c['source']) for c in cells) if '<summary>Solutions' in t)
+    blocks = re.findall(r'```python\n(.*?)```', text, re.S)
+    assert len(blocks) == 2
+    for block in blocks: exec(block, dict(torch=torch, fgar=fgar))
