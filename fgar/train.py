@@ -196,7 +196,7 @@ class TrainConfig:
     )->None:
         with atomic_write(path) as temporary: temporary.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False), encoding='utf-8')
 
-# %% ../nbs/50_training.ipynb #0c5d9dfd
+# %% ../nbs/50_training.ipynb #f32cdb39
 def court26_loader(
     split:str,               # 'train', 'val' or 'test'
     count:int,               # clips
@@ -257,7 +257,7 @@ def with_defaults(
 )->TrainConfig:        # frames and size set
     "Fill in what the system was made for: frames, size, source of flow."
     entry = spec(config.model)
-    flow = getattr(entry.build, 'flow_source', 'tvl1') if config.flow == 'auto' else config.flow
+    flow = getattr(entry.build, 'flow_source', 'tvl1') if config.flow == 'auto' and 'flow' in entry.inputs else config.flow
     return replace(config, frames=config.frames or entry.frames, size=config.size or entry.size, flow='tvl1' if flow == 'flow' else flow)
 
 def flow_source(

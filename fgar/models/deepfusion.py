@@ -6,7 +6,7 @@
 __all__ = ['VGG16', 'BODIES', 'interval_indices', 'flow_channels', 'layers2d', 'per_frame', 'TemporalStream', 'DeepFusion',
            'load_vgg', 'DeepFusionLight', 'DeepFusionRGB', 'DeepFusionFlow', 'recipe', 'train_twice']
 
-# %% ../../nbs/42_deep_fusion.ipynb #e40e7e70
+# %% ../../nbs/42_deep_fusion.ipynb #adfedff6
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torchvision.models.vgg import make_layers
 
 from ..core import ActionModel, Prediction, check_choice, check_clip, check_shape, register
 from .factorised3d import FactorisedConv3d, MST3D
-from .frames2d import _state, load_body
+from .frames2d import read_state, load_body
 from .two_stream import flow_images
 from ..ops.sequence import LayerNormLSTM, pyramid_sequence
 
@@ -168,13 +168,13 @@ class DeepFusion(ActionModel):
         logits = self.fc(x)
         return Prediction(logits.mean(1), {'group_logits': logits, 'maps': maps})
 
-# %% ../../nbs/42_deep_fusion.ipynb #26a4bf48
+# %% ../../nbs/42_deep_fusion.ipynb #7aa6a056
 def load_vgg(
     model:DeepFusion,       # body 'vgg16'
     weights:str|Path        # a state-dict file, or a name such as 'IMAGENET1K_V1'
 )->DeepFusion:              # the same model
     "Fill both streams with VGG-16; the first flow layer, which has other channels, stays random, as in the paper."
-    state = {k.removeprefix('features.'): v for k, v in _state('vgg16', weights).items() if k.startswith('features.')}
+    state = {k.removeprefix('features.'): v for k, v in read_state('vgg16', weights).items() if k.startswith('features.')}
     for name in model.streams:
         body = model.spatial if name == 'rgb' else model.temporal.features
         own = body.state_dict()

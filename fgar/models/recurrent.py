@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['frame_features', 'CompositeLSTM', 'SoftAttentionLSTM']
 
-# %% ../../nbs/42a_lstm_baselines.ipynb #77eaf6ee
+# %% ../../nbs/42a_lstm_baselines.ipynb #0e71ead7
 from collections import OrderedDict
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from torchvision import models as tv
 
 from ..core import ActionModel, Prediction, check_choice, check_clip, check_shape, register
 from .deepfusion import BODIES, layers2d
-from .frames2d import _state, load_body
+from .frames2d import read_state, load_body
 
-# %% ../../nbs/42a_lstm_baselines.ipynb #a530e7fc
+# %% ../../nbs/42a_lstm_baselines.ipynb #c11a2778
 def frame_features(
     body:str            # 'vgg16' (4,096 numbers of fc6) or 'small'
 )->tuple[nn.Module,int]:    # pictures (N, 3, H, W) to (N, D), and D
@@ -31,7 +31,7 @@ def frame_features(
 
 def _load(body, kind, name, weights):
     if name == 'small': raise ValueError(f"weights: expected body={kind!r}, which public weights are for, got body='small'")
-    load_body(body, {k: v for k, v in _state(kind, weights).items() if k in body.state_dict()}, weights)
+    load_body(body, {k: v for k, v in read_state(kind, weights).items() if k in body.state_dict()}, weights)
 
 # %% ../../nbs/42a_lstm_baselines.ipynb #aaef0c70
 @register('composite-lstm', paper='Srivastava et al. 2015, Unsupervised Learning of Video Representations using LSTMs', frames=16, size=224)

@@ -6,7 +6,7 @@
 __all__ = ['BODIES', 'Small3D', 'conv3', 'Residual3D', 'ResNet3D', 'resnet3d', 'inflate', 'load_volumes', 'ResNet3D18',
            'ResidualFrames', 'conv_asymmetric', 'Asymmetric3D', 'TorchvisionVideo']
 
-# %% ../../nbs/31_volumes3d.ipynb #1887bb7c
+# %% ../../nbs/31_volumes3d.ipynb #da1e66b5
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision import models as tv
 
 from ..core import ActionModel, Prediction, check_choice, check_clip, check_shape, register
-from .frames2d import _state, load_body
+from .frames2d import read_state, load_body
 
 # %% ../../nbs/31_volumes3d.ipynb #88a8a228
 @register('small3d', paper='after Tran et al. 2015, C3D; small enough for a CPU', frames=8, size=64)
@@ -138,7 +138,7 @@ def inflate(
     out[:, :, length//2] = weight
     return out
 
-# %% ../../nbs/31_volumes3d.ipynb #b94b5dec
+# %% ../../nbs/31_volumes3d.ipynb #30e86f41
 def load_volumes(
     model:nn.Module,        # 3D network to fill
     weights:str|Path,       # a state-dict file with the same names, 3D or 2D, or the name of torchvision's 2D weights
@@ -146,7 +146,7 @@ def load_volumes(
 )->nn.Module:               # the same network
     "Load weights; 2D filters are inflated, a classifier for other classes is left out, a `ValueError` names the keys that differ."
     own = model.state_dict()
-    state = _state(model.body if hasattr(tv, getattr(model, 'body', '')) else getattr(model, 'build', 'small'), weights)
+    state = read_state(model.body if hasattr(tv, getattr(model, 'body', '')) else getattr(model, 'build', 'small'), weights)
     state = {k: inflate(v, own[k].shape[2], how) if v.ndim == 4 and k in own and own[k].ndim == 5 else v for k,v in state.items()}
     head = [k for k in own if k.split('.')[0] in ('fc', 'classifier', 'head') and k in state and state[k].shape != own[k].shape]
     return load_body(model, state | {k: own[k] for k in head}, weights)
