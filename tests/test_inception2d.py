@@ -127,3 +127,11 @@ def test_bodies_by_name(tmp_path):
 def test_wrong_pictures_are_explained(net):
     for x, words in ((torch.zeros(3, 64, 64), '(N, C=3, H, W)'), (torch.zeros(1, 3, 64, 16), 'at least 32 px'), (torch.zeros(1, 3, 8, 64, 64), 'rearrange')):
         with pytest.raises(ValueError, match=re.escape(words)): net(x)
+
+
+@pytest.mark.parametrize('size', [(32, 32), (48, 65), (96, 112), (111, 160), (224, 256)])
+def test_any_size(size):
+    "Blocks that halve a map of odd side keep their branches alike."
+    from fgar.models.inception2d import bn_inception
+    with torch.no_grad(): maps = bn_inception(3).eval().maps(torch.randn(1, 3, *size))
+    assert maps.shape[1] == 1024 and maps.isfinite().all()

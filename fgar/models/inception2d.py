@@ -23,7 +23,7 @@ BLOCKS = {          # channels: 1×1, reduce, 3×3, reduce, 3×3 twice, pool's p
     '4d': (96, 128, 192, 160, 192, 128, 'avg'), '4e': (0, 128, 192, 192, 256, 0, 'max'),
     '5a': (352, 192, 320, 160, 224, 128, 'avg'), '5b': (352, 192, 320, 192, 224, 128, 'max')}
 
-# %% ../../nbs/30b_bn_inception.ipynb #0e06bf4c
+# %% ../../nbs/30b_bn_inception.ipynb #a53513a5
 class BNInception(nn.Module):
     "BN-Inception with the key names of the public Caffe conversion (Ioffe and Szegedy 2015)."
     channels = 1024     # of `maps`
@@ -71,7 +71,9 @@ class BNInception(nn.Module):
         if one: parts.append(self._run(p + '1x1', x))
         parts.append(self._run(p + '3x3', self._run(p + '3x3_reduce', x), stride))
         parts.append(self._run(p + 'double_3x3_2', self._run(p + 'double_3x3_1', self._run(p + 'double_3x3_reduce', x)), stride))
-        if not proj: return torch.cat([*parts, F.max_pool2d(x, 3, 2, ceil_mode=True)], 1)
+        if not proj:      # an odd side: padded by one, as the convolutions are; nothing changes at 224 px
+            x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), value=-torch.inf)
+            return torch.cat([*parts, F.max_pool2d(x, 3, 2, ceil_mode=True)], 1)
         x = F.avg_pool2d(x, 3, 1, 1) if pool == 'avg' else F.max_pool2d(x, 3, 1, 1)
         return torch.cat([*parts, self._run(p + 'pool_proj', x)], 1)
 
