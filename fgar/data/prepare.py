@@ -91,6 +91,8 @@ def prepare(
     targets = {name: prepared_name(name) for name in names}
     clash = {t for t in targets.values() if list(targets.values()).count(t) > 1} if len(set(targets.values())) < len(names) else set()
     if clash: raise ValueError(f'manifest: expected files whose copies have different names, got several for {sorted(clash)[:3]}. Rename one')
+    own = [name for name in names if (out/targets[name]).resolve() == (manifest.folder/name.replace('\\', '/')).resolve()]
+    if own: raise ValueError(f'out: expected a folder in which no original lies, got {str(out)!r}, where the copy of {own[0]!r} would replace it')
 
     def one(name):
         source = manifest.folder/name.replace('\\', '/')
@@ -103,8 +105,9 @@ def prepare(
         with lock, open(log, 'a', encoding='utf-8') as file: file.write(json.dumps([name, stamp]) + '\n')
         return name, 'made', ''
 
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:               # FFmpeg gives the interpreter lock back while it works
-        results = list(tqdm(pool.map(one, names), total=len(names), desc='prepare', unit='file', **({} if progress else {'disable': True})))
+    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)                      # FFmpeg gives the interpreter lock back while it works
+    try: results = list(tqdm(pool.map(one, names), total=len(names), desc='prepare', unit='file', **({} if progress else {'disable': True})))
+    finally: pool.shutdown(cancel_futures=True)                                    # Ctrl-C: finish the files that were begun, drop the others
     state = {name: what for name, what, _ in results}
     broken = [(name, reason) for name, what, reason in results if what == 'broken']
     if len(broken) == len(names): raise ValueError(f'manifest: expected at least one readable file, got none of {len(names)}. The first, {": ".join(broken[0])}')
@@ -123,12 +126,18 @@ class CachedClips(Dataset):
         self.folder, self.train = Path(folder), train
         if not (self.folder/'cache.json').is_file(): raise FileNotFoundError(f'cache: expected cache.json in {str(folder)!r}, found none. cache_clips makes it')
         for key, value in json.loads((self.folder/'cache.json').read_text(encoding='utf-8')).items(): setattr(self, key, value)
-        self.targets, self.lead, self.epoch, self._clips = torch.tensor(self.targets), (self.frames,), 0, None
+        self.targets, self.lead, self.epoch = torch.tensor(self.targets), (self.frames,), 0
+        self._clips = self._map()
+
+    def _map(self)->np.ndarray:
+        try: return np.load(self.folder/'clips.npy', mmap_mode='r')
+        except (OSError, ValueError) as e: raise ValueError(f"cache: expected all clips in {str(self.folder/'clips.npy')!r}, found them torn or missing ({e}). cache_clips makes them again") from e
 
     def __getstate__(self): return self.__dict__ | {'_clips': None}                 # each worker maps the file itself
     def __len__(self)->int: return len(self.targets)
     def name(self, index:int)->str: return self.names[index]
     def set_epoch(self, epoch:int)->None: self.epoch = epoch
+    def seconds(self)->float: return self.mean_seconds                              # mean length of the rows, as of `VideoDataset`
 
     def __getitem__(self,
         key:int|tuple[int,int,int]   # row, or (row, epoch, repeat) as `Loader` sends it
@@ -136,7 +145,7 @@ class CachedClips(Dataset):
         index, epoch, repeat = key if isinstance(key, tuple) else (key, self.epoch, 0)
         if not 0 <= index < len(self): raise IndexError(f'index: expected 0 to {len(self)-1}, got {index}')
         if (reason := self.errors.get(str(index))): return dict(index=index, error=reason)
-        if self._clips is None: self._clips = np.load(self.folder/'clips.npy', mmap_mode='r')
+        if self._clips is None: self._clips = self._map()
         variant = int(torch.randint(self.variants, (), generator=generator(self.seed, epoch, index, repeat))) if self.train else 0
         height, width = self.sizes[index]
         return dict(frames=torch.from_numpy(self._clips[index, variant, :, :height, :width].copy()), label=int(self.targets[index]), index=index)
@@ -156,7 +165,9 @@ def cache_clips(
                      rows=[[*map(str, row)] for row in m.rows[['path', 'label', 'start', 'end']].itertuples(index=False)],
                      files=[[s.st_size, s.st_mtime_ns] if (s := _status(m.path(i))) else None for i in range(len(m))])
     about = folder/'cache.json'
-    if about.exists() and json.loads(about.read_text(encoding='utf-8')).get('made_from') == made_from: return CachedClips(folder, dataset.train)
+    if about.exists() and json.loads(about.read_text(encoding='utf-8')).get('made_from') == made_from:
+        try: return CachedClips(folder, dataset.train)
+        except ValueError: pass                                                    # torn: made again
     about.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     sizes, errors = [], {}
@@ -173,10 +184,11 @@ def cache_clips(
                 if 'error' in item: errors[str(i)] = item['error']; return
                 h, w = item['frames'].shape[1:3]
                 clips[i, v, :, :h, :w] = item['frames'].numpy()
-        with ThreadPoolExecutor(workers) as pool:
-            list(tqdm(pool.map(one, [i for i in range(len(m)) if str(i) not in errors]), total=len(m), desc='cache', unit='video', **({} if progress else {'disable': True})))
+        pool = ThreadPoolExecutor(workers)
+        try: list(tqdm(pool.map(one, [i for i in range(len(m)) if str(i) not in errors]), total=len(m), desc='cache', unit='video', **({} if progress else {'disable': True})))
+        finally: pool.shutdown(cancel_futures=True)
         clips.flush(); del clips
-    content = dict(made_from=made_from, frames=dataset.frames, variants=variants, seed=dataset.seed, labels=dataset.labels, targets=dataset.targets.tolist(), names=m.rows.path.tolist(), sizes=sizes, errors=errors)
+    content = dict(made_from=made_from, frames=dataset.frames, variants=variants, seed=dataset.seed, labels=dataset.labels, targets=dataset.targets.tolist(), names=m.rows.path.tolist(), sizes=sizes, errors=errors, mean_seconds=dataset.seconds())
     with atomic_write(about) as temporary: temporary.write_text(json.dumps(content), encoding='utf-8')
     return CachedClips(folder, dataset.train)
 
