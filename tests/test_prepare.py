@@ -180,3 +180,10 @@ def test_real_files_keep_their_frames_and_times(tmp_path, real):
         if old.variable: continue
         assert new.frames == old.frames, source
         assert_close(frame_times(tmp_path/'copy.mp4'), frame_times(source), rtol=0, atol=2e-3), source
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_it_is_begun(tmp_path, tiny_run, monkeypatch):
+    import shutil
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(OSError, match='GB free for 18 rows'): cache_clips(VideoDataset(Manifest.read(tiny_run/'data/manifest.csv'), 4, size=24), tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())

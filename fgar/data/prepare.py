@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['prepare_file', 'Prepared', 'prepared_name', 'prepare', 'CachedClips', 'cache_clips', 'PrepareConfig', 'run_prepare']
 
-# %% ../../nbs/04b_prepare.ipynb #5535a165
-import json, math, os, threading
+# %% ../../nbs/04b_prepare.ipynb #056c2486
+import json, math, os, shutil, threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..core import atomic_write, generator
 from .datasets import Manifest, VideoDataset
 from .video import VideoError, frame_times, iter_frames, probe, write_video
 
-# %% ../../nbs/04b_prepare.ipynb #627a2da7
+# %% ../../nbs/04b_prepare.ipynb #cf4b647c
 def _even(height:int, width:int, short:int)->tuple[int,int]:
     scale = min(1., short/min(height, width))                                      # never enlarged
     return tuple(max(2, 2*round(side*scale/2)) for side in (height, width))
@@ -35,7 +35,7 @@ def prepare_file(
 )->int:                # frames written
     "Copy a video at a size and with keyframes that suit training; times are kept."
     info, times = probe(source), frame_times(source)
-    rate = 1/float(np.median(np.diff(times))) if info.variable else info.fps
+    rate = min(120., 1/float(np.median(np.diff(times)))) if info.variable else info.fps
     count = max(1, round(info.duration*rate)) if info.variable else info.frames
     shown = np.searchsorted(times, np.arange(count)/rate + 5e-4, 'right') - 1 if info.variable else np.arange(count)      # which source frame each new frame shows
     repeats = torch.from_numpy(np.bincount(shown, minlength=info.frames))
@@ -49,7 +49,7 @@ def prepare_file(
     write_video(target, chunks(), rate, crf=crf, gop=gop)
     return count
 
-# %% ../../nbs/04b_prepare.ipynb #5eb7a99e
+# %% ../../nbs/04b_prepare.ipynb #84bd3931
 @dataclass(frozen=True)
 class Prepared:
     "What `prepare` did."
@@ -116,7 +116,7 @@ def prepare(
     new.write(out/'manifest.csv')
     return Prepared(new, out/'manifest.csv', sum(w == 'made' for w in state.values()), sum(w == 'kept' for w in state.values()), broken)
 
-# %% ../../nbs/04b_prepare.ipynb #a54a4722
+# %% ../../nbs/04b_prepare.ipynb #86554c2f
 class CachedClips(Dataset):
     "Clips kept as raw uint8 in one memory-mapped file; made by `cache_clips`, read by `Loader`."
     def __init__(self,
@@ -170,12 +170,15 @@ def cache_clips(
         except ValueError: pass                                                    # torn: made again
     about.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    sizes, errors = [], {}
-    for i in range(len(m)):
-        try: sizes.append(_decoded_size(m.path(i), dataset.size))
-        except (VideoError, OSError) as e: sizes.append((1, 1)); errors[str(i)] = str(e)
+    errors, pool = {}, ThreadPoolExecutor(workers)
+    def size(i):
+        try: return _decoded_size(m.path(i), dataset.size)
+        except (VideoError, OSError) as e: errors[str(i)] = str(e); return 1, 1
+    try: sizes = list(pool.map(size, range(len(m))))
+    finally: pool.shutdown(cancel_futures=True)
     height, width = (max(s[k] for s in sizes) for k in (0, 1))
-    shape = (len(m), variants, dataset.frames, height, width, 3)
+    shape, free = (len(m), variants, dataset.frames, height, width, 3), shutil.disk_usage(folder).free
+    if math.prod(shape) > free: raise OSError(f'folder: expected {math.prod(shape)/1e9:.1f} GB free for {len(m)} rows, got {free/1e9:.1f} GB at {str(folder)!r}. Lower size, frames or variants, or use another disk')      # a mapped file that runs out of disk ends the process without a word
     with atomic_write(folder/'clips.npy') as temporary:
         clips = np.lib.format.open_memmap(temporary, 'w+', np.uint8, shape)
         def one(i):
