@@ -125,7 +125,7 @@ def run_demo(config)->int:
     demo(config)
     return 0
 
-# %% ../nbs/54_command.ipynb #fa51788a
+# %% ../nbs/54_command.ipynb #d0cdd290
 def place(module:str, name:str):
     "A function that is imported when it is called: the command must start quickly."
     return lambda config: getattr(importlib.import_module(module), name)(config)
@@ -136,11 +136,14 @@ COMMANDS:dict[str,tuple] = {   # name: config class or its place, function, one 
     'predict': (Predict, run_predict, 'rank the labels of a video'),
     'models': (Models, run_models, 'list the systems'),
     'check': (Check, run_check, 'find the broken files of a folder or manifest'),
+    'data': ('fgar.data.readers:DataConfig', place('fgar.data.readers', 'run_data'), "turn a data set's own label files into a manifest"),
     'prepare': ('fgar.data.prepare:PrepareConfig', place('fgar.data.prepare', 'run_prepare'), 'copy videos once at a size and with keyframes that suit training'),
+    'flow': ('fgar.data.flow_files:FlowConfig', place('fgar.data.flow_files', 'run_flow'), 'extract optical flow into compact files'),
     'court26': (Court26, run_court26, 'write the embedded data as video files'),
+    'bench': ('fgar.bench:BenchConfig', place('fgar.bench', 'run_bench'), 'time our parts against what people use'),
     'demo': ('fgar.demo:DemoConfig', run_demo, 'write data, train, compare, predict and report, in minutes on a CPU')}
 
-POSITIONAL = {'prepare': ('source', 'out')}      # flags that may be given as the first words of a command, in this order
+POSITIONAL = {'data': ('name',), 'prepare': ('source', 'out'), 'flow': ('source', 'out'), 'bench': ('name',)}      # flags that may be given as the first words of a command, in this order
 
 def overview()->str:
     "What `fgar --help` prints."
@@ -163,7 +166,7 @@ def parse(
         if at + 1 == len(args): raise ValueError('config: expected the path of a config.json after --config, got nothing')
         default = dict(default=config.read(args[at+1]))
         args = args[:at] + args[at+2:]
-    if command in POSITIONAL and len(args) >= 2 and not any(a.startswith('-') for a in args[:len(POSITIONAL[command])]):
+    if command in POSITIONAL and len(args) >= len(POSITIONAL[command]) and not any(a.startswith('-') for a in args[:len(POSITIONAL[command])]):
         names = POSITIONAL[command]
         args = [x for name, value in zip(names, args) for x in (f'--{name}', value)] + args[len(names):]
     return tyro.cli(config, args=args, prog=f'fgar {command}', **default)

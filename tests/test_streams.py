@@ -115,3 +115,25 @@ def test_minmax_moves_zero():
     x = torch.zeros(1, 2, 1, 4, 4); x[..., 0] = 10.
     fixed, moved = flow_images(x, 1), flow_images(x, 1, scaling='minmax')
     assert fixed[..., 1:].abs().max() < 1e-5 and moved[..., 1:].abs().min() > 2
+
+
+@pytest.mark.parametrize('source', ['files', 'compressed'])
+def test_flow_that_is_read(tiny_run, tmp_path, source):
+    "Flow files and motion vectors through dataset, training, evaluation and prediction."
+    from fgar import cli
+    if source == 'files': assert cli.main(['flow', str(tiny_run/'data/manifest.csv'), str(tmp_path/'flow'), '--method', 'lucas_kanade', '--workers', '0']) == 0
+    flow = str(tmp_path/'flow') if source == 'files' else source
+    data = VideoDataset(Manifest.read(tiny_run/'data/manifest.csv'), 3, stack=2, flow=flow, size=24)
+    item = data[0]
+    assert item['frames'].shape == (3, 24, 24, 3) and item['flow'].shape == (6, 24, 24, 2)
+    assert VideoDataset(data.manifest, 3, stack=2, flow=flow, size=24, rgb=False)[0]['frames'].shape == (0, 24, 24, 3)
+    assert VideoDataset(data.manifest, 3, clips=2, stack=2, flow=flow, size=24)[0]['flow'].shape == (2, 6, 24, 24, 2)
+    if source == 'files':
+        computed = VideoDataset(data.manifest, 3, stack=2)[0]['frames']
+        grouped = moment_flow(computed.movedim(-1, 0)[None].float()/255, 2, 'lucas_kanade')[0]
+        read = dequantise(VideoDataset(data.manifest, 3, stack=2, flow=flow)[0]['flow']).movedim(-1, 0)
+        assert_close(read, grouped.clamp(-20, 20), rtol=0, atol=20/254 + 1e-2)
+    small = dict(model='tsn-two-stream', options={'body': 'small', 'stack': 2}, frames=3, size=24, epochs=1, warmup=0., batch=4, workers=0, quiet=True, tensorboard=False, flow=flow)
+    fgar.train(TrainConfig(data=str(tiny_run/'data/manifest.csv'), out=str(tmp_path/'run'), **small))
+    assert len(evaluate(EvaluateConfig(str(tmp_path/'run/best.pt'), workers=0, quiet=True, flow=flow)).target) == 6
+    assert fgar.predict(next((tiny_run/'data/test').rglob('*.mp4')), str(tmp_path/'run/best.pt'), device='cpu')[0].labels

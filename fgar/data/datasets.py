@@ -75,7 +75,7 @@ def check_rows(
     if len(wrong): raise ValueError(f'start, end: expected 0 ≤ start < end in seconds, got {rows.start[wrong[0]]:g} and {rows.end[wrong[0]]:g} in line {_some(wrong)}. Frame numbers? Divide by the frame rate')
     return rows[[*COLUMNS, *(c for c in rows.columns if c not in COLUMNS)]]
 
-# %% ../../nbs/04_datasets.ipynb #4e7f951a
+# %% ../../nbs/04_datasets.ipynb #7ba7bdb4
 class Manifest:
     "Which file shows what: a checked table."
     def __init__(self,
@@ -168,8 +168,8 @@ class Manifest:
 
     def leaks(self)->dict[str,list[str]]:
         "Groups (or files, where no group is given) that lie in more than one split, with those splits."
-        splits = self.rows.split[self.rows.split != ''].groupby(self._kept_together()).unique()
-        return {group: sorted(s) for group,s in splits.items() if len(s) > 1}
+        pairs = pd.DataFrame(dict(group=self._kept_together(), split=self.rows.split))[self.rows.split != ''].drop_duplicates()
+        return {group: sorted(some) for group, some in pairs[pairs.group.duplicated(keep=False)].groupby('group', sort=False).split}
 
     def resplit(self,
         seed:int=0,           # another seed, another split
@@ -195,7 +195,7 @@ class Manifest:
             rows['path'] = [p if os.path.isabs(p) else Path(os.path.relpath(self.folder/p, path.parent)).as_posix() for p in rows.path]
         with atomic_write(path) as temporary: rows.to_csv(temporary, index=False, lineterminator='\n')
 
-# %% ../../nbs/04_datasets.ipynb #ffba760b
+# %% ../../nbs/04_datasets.ipynb #8bd6cbd5
 class VideoDataset(Dataset):
     "Clips of a manifest: row → frames, label, index. A file that cannot be read gives an item with `error` instead."
     def __init__(self,
@@ -285,7 +285,7 @@ class VideoDataset(Dataset):
             from fgar.data.compressed import motion_stack
             return motion_stack(path, starts, self.stack, self.size)
         from fgar.data.flow_files import flow_path, flow_stack
-        return flow_stack(flow_path(self.flow, name), starts, self.stack, self.size)
+        return flow_stack(flow_path(self.flow, name), starts, self.stack, self.size, probe(path).frames)
 
 # %% ../../nbs/04_datasets.ipynb #1a121199
 def collate(
