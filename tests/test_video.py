@@ -279,6 +279,13 @@ def test_check_has_a_limit(folder):
     check, = check_videos([folder/'h264.mp4'], limit=0, progress=False)
     assert not check.ok and 'not decoded after 0 s' in check.reason
 
+def test_a_stream_that_turns_up_late_is_a_video_error(folder):
+    "PyAV says IndexError when a damaged file declares a stream after the others (found by fuzzing)."
+    with pytest.raises(VideoError, match='h264.mp4: not a video, or damaged'):
+        with video._opened(folder/'h264.mp4'): raise IndexError('list index out of range')
+    with pytest.raises(FrameError):                                                        # but a frame that the file does not have stays what it is
+        with video._opened(folder/'h264.mp4'): raise FrameError('indices: …')
+
 def test_index_follows_the_file(tmp_path):
     for count in (10, 15):
         write_video(tmp_path/'clip.mp4', scene(count)); assert probe(tmp_path/'clip.mp4').frames == count
@@ -313,6 +320,7 @@ def test_two_thousand_mutated_files(tmp_path):
         try:
             frames = probe(path).frames
             assert read_frames(path, [frames-1, 0, frames//2], size=16).shape[0] == 3
+            assert len(packet_table(path)['pts']) > 0 and len(frame_times(path)) == frames
         except VideoError as e: assert path.name in str(e); bad += 1
         slowest = max(slowest, time.monotonic()-begun); path.unlink()
     assert 400 < bad < 1900 and slowest < 30 and handles() == before
