@@ -127,3 +127,63 @@ def test_training_from_a_cache_is_training_from_files(tmp_path, tiny_run):
     b = fgar.train(TrainConfig(out=str(tmp_path/'b'), cache=str(tmp_path/'cache'), **small))
     assert json.loads((tmp_path/'cache/train/cache.json').read_text())['frames'] == 4
     assert a.history[0]['val_loss'] == pytest.approx(b.history[0]['val_loss'], rel=1e-5)       # variant 0 is what epoch 0 reads
+
+
+def test_a_torn_cache_is_noticed_and_made_again(tmp_path, tiny_run):
+    data = VideoDataset(Manifest.read(tiny_run/'data/manifest.csv'), 4, size=24)
+    cached = cache_clips(data, tmp_path, progress=False)
+    assert cached.seconds() == data.seconds() > 0                                               # how long a window of a long video is
+    body = (tmp_path/'clips.npy').read_bytes()
+    del cached
+    (tmp_path/'clips.npy').write_bytes(body[:len(body)//2])
+    with pytest.raises(ValueError, match='cache_clips makes them again'): CachedClips(tmp_path)
+    assert torch.equal(cache_clips(data, tmp_path, progress=False)[2]['frames'], data[2]['frames']) and (tmp_path/'clips.npy').read_bytes() == body
+    (tmp_path/'clips.npy').unlink()
+    assert torch.equal(cache_clips(data, tmp_path, progress=False)[0]['frames'], data[0]['frames'])
+
+
+def test_an_original_is_never_replaced(tmp_path):
+    (tmp_path/'lists').mkdir(); (tmp_path/'videos').mkdir()
+    write_video(tmp_path/'videos/a.mp4', counting(4, 32, 32))
+    before = (tmp_path/'videos/a.mp4').read_bytes()
+    m = Manifest(pd.DataFrame([dict(path='../videos/a.mp4', label='x')]), tmp_path/'lists')
+    with pytest.raises(ValueError, match='no original lies'): prepare(m, tmp_path, progress=False)
+    assert (tmp_path/'videos/a.mp4').read_bytes() == before
+    assert prepare(m, tmp_path/'new', progress=False).made == 1
+
+
+def test_ctrl_c_stops_soon_and_the_next_call_continues(tmp_path, monkeypatch):
+    import fgar.data.prepare as module
+    for i in range(12): write_video(tmp_path/f'raw/x/{i:02d}.mp4', counting(4, 32, 32))
+    m, real, calls = Manifest.from_folder(tmp_path/'raw'), prepare_file, []
+    def counted(*args): calls.append(args); return real(*args)
+    class Interrupted:
+        def __init__(self, results, **options): self.results = results
+        def __iter__(self): yield next(self.results); raise KeyboardInterrupt
+    monkeypatch.setattr(module, 'prepare_file', counted); monkeypatch.setattr(module, 'tqdm', Interrupted)
+    with pytest.raises(KeyboardInterrupt): prepare(m, tmp_path/'out', workers=1)
+    assert 1 <= len(calls) < 12 and not (tmp_path/'out/manifest.csv').exists() and not list((tmp_path/'out').rglob('.*'))
+    monkeypatch.undo()
+    again = prepare(m, tmp_path/'out', progress=False)
+    assert again.kept == len(calls) and again.made == 12 - len(calls)
+
+
+def test_real_files_keep_their_frames_and_times(tmp_path, real):
+    "Odd containers, rotation, edit lists, 10 bit: number of frames and times as the decoder has them."
+    files = [real/'formats'/e['path'] for e in json.loads((real/'formats/manifest.json').read_text()) if e['pyav_frames'] <= 150 and e['w']*e['h'] <= 400_000]
+    assert len(files) > 5
+    for source in files:
+        old = probe(source)
+        prepare_file(source, tmp_path/'copy.mp4', size=64)
+        new = probe(tmp_path/'copy.mp4')
+        assert abs(new.duration - old.duration) < 1.5/old.fps, source
+        if old.variable: continue
+        assert new.frames == old.frames, source
+        assert_close(frame_times(tmp_path/'copy.mp4'), frame_times(source), rtol=0, atol=2e-3), source
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_it_is_begun(tmp_path, tiny_run, monkeypatch):
+    import shutil
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(OSError, match='GB free for 18 rows'): cache_clips(VideoDataset(Manifest.read(tiny_run/'data/manifest.csv'), 4, size=24), tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())

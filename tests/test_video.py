@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fgar.data import video
-from fgar.data.video import FrameError, VideoError, VideoNotFound, check_videos, frame_types, iter_frames, motion_vectors, packet_table, probe, read_frames, write_video
+from fgar.data.video import FrameError, VideoError, VideoNotFound, check_videos, frame_numbers, frame_times, frame_types, iter_frames, motion_vectors, packet_table, probe, read_frames, write_video
 
 REAL = Path(os.environ.get('FGAR_REAL', Path(__file__).parents[1]/'../shared/real'))/'formats'
 COUNT, HEIGHT, WIDTH = 40, 48, 64
@@ -238,9 +238,53 @@ def test_check_says_what_is_odd(folder, tmp_path):
     assert [c.ok for c in checks] == [True, True, True, False] and [c.frames for c in checks] == [COUNT, COUNT, COUNT-5, 0]
     assert checks[0].reason == '' and 'matroska inside a .mp4' in checks[1].reason and 'header says 40' in checks[2].reason
 
+@pytest.mark.parametrize('source,name,said', [
+    ('h264.mp4', 'a.avi', 'mov inside a .avi'), ('h264.avi', 'a.mkv', 'avi inside a .mkv'), ('h264.mkv', 'a.MOV', 'matroska inside a .mov'), ('stream.ts', 'a.mp4', 'mpegts inside a .mp4'),
+    ('h264.mp4', 'a.wmv', 'mov inside a .wmv'), ('h264.mp4', 'a.mpg', 'mov inside a .mpg'), ('h264.mp4', 'a.m4v', ''), ('stream.ts', 'a.ts', ''), ('vp9.webm', 'a.mkv', '')])
+def test_check_says_when_the_name_hides_the_container(folder, tmp_path, source, name, said):
+    (tmp_path/name).write_bytes((folder/source).read_bytes())
+    check, = check_videos([tmp_path/name], progress=False)
+    assert check.ok and check.reason == said
+
+def test_check_says_when_the_rate_varies(tmp_path):
+    check, = check_videos([encoded(tmp_path/'jumpy.mp4', scene(20), pts=lambda i: i*i)], progress=False)
+    assert check.ok and check.frames == 20 and check.reason == 'variable frame rate (mean 5.263 a second)'       # 19 gaps in 3.61 s
+
+def hollow(folder, suffix, body=None):
+    "A proper file whose video stream holds nothing, or one packet that is no picture."
+    with av.open(str(folder/f'hollow.{suffix}'), 'w') as output:
+        stream = output.add_stream('libx264', rate=25); stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, 'yuv420p'
+        output.start_encoding()
+        if body:
+            packet = av.Packet(body); packet.pts = packet.dts = 0; packet.stream = stream; packet.is_keyframe = True; output.mux(packet)
+    return folder/f'hollow.{suffix}'
+
+@pytest.mark.parametrize('suffix,body', [('mp4', None), ('mkv', None), ('avi', None), ('mp4', bytes(range(200))), ('mkv', bytes(range(200)))], ids=lambda x: x if isinstance(x, str) else 'no packet' if x is None else 'no picture')
+def test_check_says_when_there_is_no_frame(tmp_path, suffix, body):
+    path = hollow(tmp_path, suffix, body)
+    check, = check_videos([path], progress=False)
+    assert not check.ok and check.frames == 0 and check.reason.startswith(f'{path}: ') and ('no frame' in check.reason or 'not a video' in check.reason or 'no video stream' in check.reason), check.reason
+
+def test_frame_numbers_and_times(folder, tmp_path):
+    times = frame_times(folder/'h264.mp4')
+    assert len(times) == COUNT and np.allclose(times, np.arange(COUNT)/25)
+    times[:] = 0; assert frame_times(folder/'h264.mp4')[1] > 0                             # a copy: the index cannot be spoilt
+    assert frame_numbers(folder/'h264.mp4').tolist() == list(range(COUNT))
+    assert frame_numbers(folder/'h264.mp4', .4, .8).tolist() == list(range(10, 20)) and frame_numbers(folder/'h264.mp4', end=.1).tolist() == [0, 1, 2]
+    assert frame_numbers(encoded(tmp_path/'jumpy.mp4', scene(20), pts=lambda i: i*i), .1, 1).tolist() == list(range(4, 10))     # shown at .16, .25 … .81 s
+    for span in ((-1, 1), (1, 1), (2, 3)):
+        with pytest.raises(FrameError): frame_numbers(folder/'h264.mp4', *span)
+
 def test_check_has_a_limit(folder):
     check, = check_videos([folder/'h264.mp4'], limit=0, progress=False)
     assert not check.ok and 'not decoded after 0 s' in check.reason
+
+def test_a_stream_that_turns_up_late_is_a_video_error(folder):
+    "PyAV says IndexError when a damaged file declares a stream after the others (found by fuzzing)."
+    with pytest.raises(VideoError, match='h264.mp4: not a video, or damaged'):
+        with video._opened(folder/'h264.mp4'): raise IndexError('list index out of range')
+    with pytest.raises(FrameError):                                                        # but a frame that the file does not have stays what it is
+        with video._opened(folder/'h264.mp4'): raise FrameError('indices: …')
 
 def test_index_follows_the_file(tmp_path):
     for count in (10, 15):
@@ -276,6 +320,7 @@ def test_two_thousand_mutated_files(tmp_path):
         try:
             frames = probe(path).frames
             assert read_frames(path, [frames-1, 0, frames//2], size=16).shape[0] == 3
+            assert len(packet_table(path)['pts']) > 0 and len(frame_times(path)) == frames
         except VideoError as e: assert path.name in str(e); bad += 1
         slowest = max(slowest, time.monotonic()-begun); path.unlink()
     assert 400 < bad < 1900 and slowest < 30 and handles() == before

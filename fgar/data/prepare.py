@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['prepare_file', 'Prepared', 'prepared_name', 'prepare', 'CachedClips', 'cache_clips', 'PrepareConfig', 'run_prepare']
 
-# %% ../../nbs/04b_prepare.ipynb #5535a165
-import json, math, os, threading
+# %% ../../nbs/04b_prepare.ipynb #056c2486
+import json, math, os, shutil, threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..core import atomic_write, generator
 from .datasets import Manifest, VideoDataset
 from .video import VideoError, frame_times, iter_frames, probe, write_video
 
-# %% ../../nbs/04b_prepare.ipynb #627a2da7
+# %% ../../nbs/04b_prepare.ipynb #cf4b647c
 def _even(height:int, width:int, short:int)->tuple[int,int]:
     scale = min(1., short/min(height, width))                                      # never enlarged
     return tuple(max(2, 2*round(side*scale/2)) for side in (height, width))
@@ -35,7 +35,7 @@ def prepare_file(
 )->int:                # frames written
     "Copy a video at a size and with keyframes that suit training; times are kept."
     info, times = probe(source), frame_times(source)
-    rate = 1/float(np.median(np.diff(times))) if info.variable else info.fps
+    rate = min(120., 1/float(np.median(np.diff(times)))) if info.variable else info.fps
     count = max(1, round(info.duration*rate)) if info.variable else info.frames
     shown = np.searchsorted(times, np.arange(count)/rate + 5e-4, 'right') - 1 if info.variable else np.arange(count)      # which source frame each new frame shows
     repeats = torch.from_numpy(np.bincount(shown, minlength=info.frames))
@@ -49,7 +49,7 @@ def prepare_file(
     write_video(target, chunks(), rate, crf=crf, gop=gop)
     return count
 
-# %% ../../nbs/04b_prepare.ipynb #5eb7a99e
+# %% ../../nbs/04b_prepare.ipynb #84bd3931
 @dataclass(frozen=True)
 class Prepared:
     "What `prepare` did."
@@ -91,6 +91,8 @@ def prepare(
     targets = {name: prepared_name(name) for name in names}
     clash = {t for t in targets.values() if list(targets.values()).count(t) > 1} if len(set(targets.values())) < len(names) else set()
     if clash: raise ValueError(f'manifest: expected files whose copies have different names, got several for {sorted(clash)[:3]}. Rename one')
+    own = [name for name in names if (out/targets[name]).resolve() == (manifest.folder/name.replace('\\', '/')).resolve()]
+    if own: raise ValueError(f'out: expected a folder in which no original lies, got {str(out)!r}, where the copy of {own[0]!r} would replace it')
 
     def one(name):
         source = manifest.folder/name.replace('\\', '/')
@@ -103,8 +105,9 @@ def prepare(
         with lock, open(log, 'a', encoding='utf-8') as file: file.write(json.dumps([name, stamp]) + '\n')
         return name, 'made', ''
 
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:               # FFmpeg gives the interpreter lock back while it works
-        results = list(tqdm(pool.map(one, names), total=len(names), desc='prepare', unit='file', **({} if progress else {'disable': True})))
+    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)                      # FFmpeg gives the interpreter lock back while it works
+    try: results = list(tqdm(pool.map(one, names), total=len(names), desc='prepare', unit='file', **({} if progress else {'disable': True})))
+    finally: pool.shutdown(cancel_futures=True)                                    # Ctrl-C: finish the files that were begun, drop the others
     state = {name: what for name, what, _ in results}
     broken = [(name, reason) for name, what, reason in results if what == 'broken']
     if len(broken) == len(names): raise ValueError(f'manifest: expected at least one readable file, got none of {len(names)}. The first, {": ".join(broken[0])}')
@@ -113,7 +116,7 @@ def prepare(
     new.write(out/'manifest.csv')
     return Prepared(new, out/'manifest.csv', sum(w == 'made' for w in state.values()), sum(w == 'kept' for w in state.values()), broken)
 
-# %% ../../nbs/04b_prepare.ipynb #a54a4722
+# %% ../../nbs/04b_prepare.ipynb #86554c2f
 class CachedClips(Dataset):
     "Clips kept as raw uint8 in one memory-mapped file; made by `cache_clips`, read by `Loader`."
     def __init__(self,
@@ -123,12 +126,18 @@ class CachedClips(Dataset):
         self.folder, self.train = Path(folder), train
         if not (self.folder/'cache.json').is_file(): raise FileNotFoundError(f'cache: expected cache.json in {str(folder)!r}, found none. cache_clips makes it')
         for key, value in json.loads((self.folder/'cache.json').read_text(encoding='utf-8')).items(): setattr(self, key, value)
-        self.targets, self.lead, self.epoch, self._clips = torch.tensor(self.targets), (self.frames,), 0, None
+        self.targets, self.lead, self.epoch = torch.tensor(self.targets), (self.frames,), 0
+        self._clips = self._map()
+
+    def _map(self)->np.ndarray:
+        try: return np.load(self.folder/'clips.npy', mmap_mode='r')
+        except (OSError, ValueError) as e: raise ValueError(f"cache: expected all clips in {str(self.folder/'clips.npy')!r}, found them torn or missing ({e}). cache_clips makes them again") from e
 
     def __getstate__(self): return self.__dict__ | {'_clips': None}                 # each worker maps the file itself
     def __len__(self)->int: return len(self.targets)
     def name(self, index:int)->str: return self.names[index]
     def set_epoch(self, epoch:int)->None: self.epoch = epoch
+    def seconds(self)->float: return self.mean_seconds                              # mean length of the rows, as of `VideoDataset`
 
     def __getitem__(self,
         key:int|tuple[int,int,int]   # row, or (row, epoch, repeat) as `Loader` sends it
@@ -136,7 +145,7 @@ class CachedClips(Dataset):
         index, epoch, repeat = key if isinstance(key, tuple) else (key, self.epoch, 0)
         if not 0 <= index < len(self): raise IndexError(f'index: expected 0 to {len(self)-1}, got {index}')
         if (reason := self.errors.get(str(index))): return dict(index=index, error=reason)
-        if self._clips is None: self._clips = np.load(self.folder/'clips.npy', mmap_mode='r')
+        if self._clips is None: self._clips = self._map()
         variant = int(torch.randint(self.variants, (), generator=generator(self.seed, epoch, index, repeat))) if self.train else 0
         height, width = self.sizes[index]
         return dict(frames=torch.from_numpy(self._clips[index, variant, :, :height, :width].copy()), label=int(self.targets[index]), index=index)
@@ -156,15 +165,20 @@ def cache_clips(
                      rows=[[*map(str, row)] for row in m.rows[['path', 'label', 'start', 'end']].itertuples(index=False)],
                      files=[[s.st_size, s.st_mtime_ns] if (s := _status(m.path(i))) else None for i in range(len(m))])
     about = folder/'cache.json'
-    if about.exists() and json.loads(about.read_text(encoding='utf-8')).get('made_from') == made_from: return CachedClips(folder, dataset.train)
+    if about.exists() and json.loads(about.read_text(encoding='utf-8')).get('made_from') == made_from:
+        try: return CachedClips(folder, dataset.train)
+        except ValueError: pass                                                    # torn: made again
     about.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    sizes, errors = [], {}
-    for i in range(len(m)):
-        try: sizes.append(_decoded_size(m.path(i), dataset.size))
-        except (VideoError, OSError) as e: sizes.append((1, 1)); errors[str(i)] = str(e)
+    errors, pool = {}, ThreadPoolExecutor(workers)
+    def size(i):
+        try: return _decoded_size(m.path(i), dataset.size)
+        except (VideoError, OSError) as e: errors[str(i)] = str(e); return 1, 1
+    try: sizes = list(pool.map(size, range(len(m))))
+    finally: pool.shutdown(cancel_futures=True)
     height, width = (max(s[k] for s in sizes) for k in (0, 1))
-    shape = (len(m), variants, dataset.frames, height, width, 3)
+    shape, free = (len(m), variants, dataset.frames, height, width, 3), shutil.disk_usage(folder).free
+    if math.prod(shape) > free: raise OSError(f'folder: expected {math.prod(shape)/1e9:.1f} GB free for {len(m)} rows, got {free/1e9:.1f} GB at {str(folder)!r}. Lower size, frames or variants, or use another disk')      # a mapped file that runs out of disk ends the process without a word
     with atomic_write(folder/'clips.npy') as temporary:
         clips = np.lib.format.open_memmap(temporary, 'w+', np.uint8, shape)
         def one(i):
@@ -173,10 +187,11 @@ def cache_clips(
                 if 'error' in item: errors[str(i)] = item['error']; return
                 h, w = item['frames'].shape[1:3]
                 clips[i, v, :, :h, :w] = item['frames'].numpy()
-        with ThreadPoolExecutor(workers) as pool:
-            list(tqdm(pool.map(one, [i for i in range(len(m)) if str(i) not in errors]), total=len(m), desc='cache', unit='video', **({} if progress else {'disable': True})))
+        pool = ThreadPoolExecutor(workers)
+        try: list(tqdm(pool.map(one, [i for i in range(len(m)) if str(i) not in errors]), total=len(m), desc='cache', unit='video', **({} if progress else {'disable': True})))
+        finally: pool.shutdown(cancel_futures=True)
         clips.flush(); del clips
-    content = dict(made_from=made_from, frames=dataset.frames, variants=variants, seed=dataset.seed, labels=dataset.labels, targets=dataset.targets.tolist(), names=m.rows.path.tolist(), sizes=sizes, errors=errors)
+    content = dict(made_from=made_from, frames=dataset.frames, variants=variants, seed=dataset.seed, labels=dataset.labels, targets=dataset.targets.tolist(), names=m.rows.path.tolist(), sizes=sizes, errors=errors, mean_seconds=dataset.seconds())
     with atomic_write(about) as temporary: temporary.write_text(json.dumps(content), encoding='utf-8')
     return CachedClips(folder, dataset.train)
 

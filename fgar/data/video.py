@@ -121,7 +121,7 @@ def _promised_size(path:Path)->int:
             position += length
         return position
 
-# %% ../../nbs/02_video.ipynb #3e7c2296
+# %% ../../nbs/02_video.ipynb #cc8e9592
 @contextmanager
 def _opened(path, threads:int=1):
     "Open a file for decoding; whatever goes wrong inside becomes a `VideoError` that names the file."
@@ -140,7 +140,7 @@ def _opened(path, threads:int=1):
             stream.codec_context.thread_count, stream.thread_type = threads, 'NONE' if threads == 1 else 'AUTO'
             yield container, stream
     except (VideoError, FrameError): raise
-    except (av.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError) as e:
+    except (av.FFmpegError, OSError, ValueError, ArithmeticError, LookupError, MemoryError) as e:     # LookupError: a damaged stream that turns up half-way
         raise VideoError(f'{path}: not a video, or damaged (FFmpeg: {getattr(e, "strerror", None) or e or type(e).__name__})') from e
 
 def _decoded(container, stream)->Iterator:
@@ -359,7 +359,7 @@ def read_frames(
             for n, frame in decoded: frames[place[n]] = pixels(frame)
     return frames if len(numbers) == len(wanted) and (slots[1:] > slots[:-1]).all() else frames[torch.from_numpy(slots)]
 
-# %% ../../nbs/02_video.ipynb #758fb9d5
+# %% ../../nbs/02_video.ipynb #4e85ec6b
 def iter_frames(
     path:str|Path,                   # a video file
     start:float|None=None,           # s from the first frame
@@ -374,11 +374,11 @@ def iter_frames(
     pixels, numbers, piece = _Pixels(index.info, size), _span(path, index, start, end), []
     with closing(_frames(path, index, numbers, threads)) as decoded:
         for expected, (n, frame) in zip(numbers, decoded):
-            if n != expected: raise VideoError(f'{path}: damaged, frame {expected} of {index.info.frames} cannot be decoded. Copy or download it again')
+            if n != expected or frame.is_corrupt: raise VideoError(f'{path}: damaged, frame {expected} of {index.info.frames} cannot be decoded. Copy or download it again')
             piece.append(pixels(frame))
             if len(piece) == chunk or n == numbers[-1]: yield torch.stack(piece); piece = []
 
-# %% ../../nbs/02_video.ipynb #4ea207de
+# %% ../../nbs/02_video.ipynb #52600584
 @dataclass(frozen=True)
 class VideoCheck:
     "One line of `check_videos`."
@@ -388,7 +388,8 @@ class VideoCheck:
     frames:int = 0     # decoded
     fps:float = 0.     # mean rate
 
-_KINDS = {'mov': ('.mp4', '.mov', '.m4v', '.3gp', '.3g2', '.qt'), 'matroska': ('.mkv', '.webm'), 'avi': ('.avi',)}
+_KINDS = {'mov': ('.mp4', '.mov', '.m4v', '.3gp', '.3g2', '.qt'), 'matroska': ('.mkv', '.webm'), 'avi': ('.avi',), 'mpegts': ('.ts', '.mts', '.m2ts'), 'mpeg': ('.mpg', '.mpeg', '.vob'),
+          'mpegvideo': ('.mpg', '.mpeg', '.m2v'), 'flv': ('.flv',), 'asf': ('.wmv', '.asf'), 'ogg': ('.ogv', '.ogg')}
 
 def _check(path, limit:float)->VideoCheck:
     begun, count, damaged = time.monotonic(), 0, 0
@@ -403,7 +404,7 @@ def _check(path, limit:float)->VideoCheck:
     except VideoError as e: return VideoCheck(path, False, str(e), count)
     suffix = Path(path).suffix.lower()
     odd = [f'{info.container} inside a {suffix}'] if suffix in sum(_KINDS.values(), ()) and suffix not in _KINDS.get(info.container, ()) else []
-    if info.variable: odd.append('variable frame rate')
+    if info.variable: odd.append(f'variable frame rate (mean {info.fps:.4g} a second)')
     if header and header != info.frames: odd.append(f'the header says {header} frames')
     return VideoCheck(path, True, '; '.join(odd), info.frames, info.fps)
 
@@ -415,8 +416,9 @@ def check_videos(
 )->list[VideoCheck]:           # one per path, in order
     "Decode each file to its end and say which are bad or odd, and why. Nothing is raised for a bad file."
     paths = list(paths)
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:        # PyAV gives the interpreter lock back while it decodes
-        return list(tqdm(pool.map(lambda path: _check(path, limit), paths), total=len(paths), disable=not progress, desc='checking'))
+    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)               # PyAV gives the interpreter lock back while it decodes
+    try: return list(tqdm(pool.map(lambda path: _check(path, limit), paths), total=len(paths), disable=not progress, desc='checking'))
+    finally: pool.shutdown(cancel_futures=True)                             # Ctrl-C drops the files that were not begun
 
 # %% ../../nbs/02_video.ipynb #9817a93d
 MOTION_COLUMNS = ('source', 'w', 'h', 'src_x', 'src_y', 'dst_x', 'dst_y', 'motion_x', 'motion_y', 'motion_scale')
