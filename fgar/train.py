@@ -105,7 +105,7 @@ def update_ema(
     for e, m in pairs:
         if not e.is_floating_point(): e.copy_(m)
 
-# %% ../nbs/50_training.ipynb #4a15ddb0
+# %% ../nbs/50_training.ipynb #e6a2f912
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything a run depends on; saved as JSON beside its checkpoints."
@@ -139,7 +139,7 @@ class TrainConfig:
     flip:bool = True                        # mirror half of the clips
     flip_pairs:tuple[tuple[str,str],...] = ()  # labels that a mirror exchanges; empty to find left and right in the names
     jitter:tuple[float,float,float,float] = (0., 0., 0., 0.)  # largest change of brightness, contrast, saturation and hue
-    sampling:Literal['segments','dense'] = 'segments'  # files: frames spread over the video, or consecutive
+    sampling:Literal['segments','dense','interval'] = 'segments'  # files: frames spread over the video, consecutive, or a random step apart
     stride:int = 1                          # files: step between consecutive frames
     flow:str = 'auto'                       # for systems that see motion: auto (tvl1, or what the system was made for), tvl1, horn_schunck, lucas_kanade or raft computes it; files also: compressed (motion vectors), or a folder that fgar flow wrote
     max_failed:float = 0.1                  # files: a larger share that cannot be read stops the run

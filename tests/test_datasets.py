@@ -316,3 +316,15 @@ def test_real_files_of_many_formats():
     m = Manifest(table(path=[str(p.relative_to(folder)) for p in files], label=['any']*len(files)), folder, check_files=True)
     loader = Loader(VideoDataset(m, frames=2, size=64), batch=8, workers=0)
     assert sorted(sum(indices(loader.epoch(0)), [])) == list(range(len(files))) and not loader.failures
+
+
+def test_interval_sampling(tmp_path):
+    "A random step and start when training, the whole video when testing."
+    write_video(tmp_path/'a.mp4', torch.zeros(40, 16, 16, 3, dtype=torch.uint8)); write_video(tmp_path/'b.mp4', torch.zeros(3, 16, 16, 3, dtype=torch.uint8))
+    manifest = Manifest(pd.DataFrame(dict(path=['a.mp4', 'b.mp4'], label=['x', 'y'])), tmp_path)
+    train, test = (VideoDataset(manifest, 5, 'interval', train=t) for t in (True, False))
+    steps = [train.indices(0, torch.Generator().manual_seed(i)).diff() for i in range(60)]
+    assert all((s == s[0]).all() for s in steps) and {int(s[0]) for s in steps} <= set(range(2, 10)) and len({int(s[0]) for s in steps}) > 4
+    assert test.indices(0).tolist() == [0, 8, 16, 24, 32] and test.indices(1).tolist() == [0, 1, 2, 2, 2]
+    assert VideoDataset(manifest, 5, 'interval', stack=2).indices(0).view(5, 3).diff(dim=1).eq(1).all()
+    with pytest.raises(ValueError, match="clips: expected 1 with sampling='interval'"): VideoDataset(manifest, 5, 'interval', clips=2)

@@ -8,7 +8,8 @@ from torch.testing import assert_close
 from torchvision import models as tv
 
 import fgar
-from fgar.models.deepfusion import flow_channels, interval_indices, load_vgg, recipe, train_twice
+from fgar.data.clips import interval_indices
+from fgar.models.deepfusion import flow_channels, load_vgg, recipe, train_twice
 
 TINY = dict(frames=4, size=32, body='small', stack=2, moments=2)
 

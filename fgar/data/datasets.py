@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'VIDEO_ENDINGS', 'read_table', 'check_rows', 'Manifest', 'VideoDataset', 'collate', 'balanced_order',
            'Loader']
 
-# %% ../../nbs/04_datasets.ipynb #8a8241fb
+# %% ../../nbs/04_datasets.ipynb #8d9dfb0a
 import copy, csv, functools, math, os, warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from ..core import atomic_write, check_choice, derive_seed, generator
-from .clips import clip_windows, dense_indices, segment_indices
+from .clips import clip_windows, dense_indices, interval_indices, segment_indices
 from .video import FrameError, VideoError, frame_numbers, probe, read_frames
 
 # %% ../../nbs/04_datasets.ipynb #72b07ae5
@@ -195,13 +195,13 @@ class Manifest:
             rows['path'] = [p if os.path.isabs(p) else Path(os.path.relpath(self.folder/p, path.parent)).as_posix() for p in rows.path]
         with atomic_write(path) as temporary: rows.to_csv(temporary, index=False, lineterminator='\n')
 
-# %% ../../nbs/04_datasets.ipynb #8bd6cbd5
+# %% ../../nbs/04_datasets.ipynb #622ef0c0
 class VideoDataset(Dataset):
     "Clips of a manifest: row → frames, label, index. A file that cannot be read gives an item with `error` instead."
     def __init__(self,
         manifest:Manifest,           # the rows to read
         frames:int,                  # frames per clip T
-        sampling:str='segments',     # 'segments' (spread over the whole span) or 'dense' (consecutive, every `stride`-th)
+        sampling:str='segments',     # 'segments' (spread over the whole span), 'dense' (consecutive, every `stride`-th) or 'interval' (random step of 2 to 10)
         clips:int=1,                 # clips per video when testing
         size:int=None,               # short side after decoding, px; None for the file's own
         train:bool=False,            # random places in time
@@ -213,7 +213,8 @@ class VideoDataset(Dataset):
         flow:str|Path='',            # where it comes from: '' (the L + 1 frames to compute it from are read), 'compressed' (motion vectors), or a folder that `fgar flow` wrote
         rgb:bool=True                # False: flow alone is read, and `frames` comes with T = 0
     ):
-        check_choice('sampling', sampling, ['segments', 'dense'])
+        check_choice('sampling', sampling, ['segments', 'dense', 'interval'])
+        if sampling == 'interval' and clips > 1: raise ValueError(f"clips: expected 1 with sampling='interval', which spreads one clip over the video, got {clips}")
         check_choice('short', short, ['last', 'loop'])
         for name, value in dict(frames=frames, clips=clips, stride=stride, length=length).items():
             if not isinstance(value, int) or value < 1: raise ValueError(f'{name}: expected an int of at least 1, got {value!r}')
@@ -247,7 +248,8 @@ class VideoDataset(Dataset):
             at = segment_indices(count, segments*self.clips, length, self.train, random, self.short).view(segments, self.clips, length).transpose(0, 1)
             return within[at.flatten()]
         room = max(count - self.stack, 1)                                           # a moment's last frame lies within, too
-        if self.clips > 1: at = clip_windows(room, self.frames, self.stride, self.clips, short=self.short)
+        if self.sampling == 'interval': at = interval_indices(room, self.frames, train=self.train, generator=random)
+        elif self.clips > 1: at = clip_windows(room, self.frames, self.stride, self.clips, short=self.short)
         else: at = dense_indices(room, self.frames, self.stride, self.train, random, self.short)
         return within[(at.flatten()[:, None] + torch.arange(self.stack + 1)).clamp(max=count-1).flatten()]
 
