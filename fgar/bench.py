@@ -56,7 +56,7 @@ def bench_correlation(
         candidates['spatial-correlation-sampler'] = lambda: run(lambda: sampler(a, b, kernel_size=1, patch_size=2*radius + 1))
     return compare(candidates, rounds, device)
 
-# %% ../nbs/64_speed.ipynb #17a08057
+# %% ../nbs/64_speed.ipynb #cafbb982
 def bench_flow(
     device:str='cpu',
     rounds:int=3,
@@ -68,7 +68,7 @@ def bench_flow(
     a, b = texture.to(device), warp(texture, torch.tensor([1.3, -.7]).view(1, 2, 1, 1).expand(1, 2, *size)).to(device)
     candidates = {'fgar TV-L1': lambda: tvl1(a, b), 'fgar Horn–Schunck': lambda: horn_schunck(a, b), 'fgar Lucas–Kanade': lambda: lucas_kanade(a, b)}
     if importlib.util.find_spec('cv2'):
-        import cv2
+        cv2 = importlib.import_module('cv2')      # a yardstick where it is installed, never needed
         cv2.setNumThreads(1)
         x, y = ((t[0, 0].cpu()*255).byte().numpy() for t in (a, b))
         if hasattr(cv2, 'optflow'): candidates['OpenCV TV-L1'] = lambda t=cv2.optflow.createOptFlow_DualTVL1(): t.calc(x, y, None)
@@ -94,7 +94,7 @@ def bench_nms(
     return compare({'fgar nms, one call, 6 kept': lambda: nms(boxes, scores, .25, max_keep=6), 'torchvision nms, image by image': lambda: [their_nms(b, s, .25)[:6] for b, s in zip(boxes, scores)],
                     'torchvision batched_nms': lambda: batched_nms(boxes.flatten(0, 1), scores.flatten(), group, .25)}, rounds, device)
 
-# %% ../nbs/64_speed.ipynb #27b8d817
+# %% ../nbs/64_speed.ipynb #39712824
 def bench_decode(
     device:str='cpu',
     rounds:int=5,
@@ -110,7 +110,7 @@ def bench_decode(
         wanted = torch.linspace(0, info.frames - 1, 8).long().tolist()
         candidates = {'fgar read_frames': lambda: read_frames(path, wanted, size=128), 'decode from the start': lambda: torch.cat(list(iter_frames(path, size=128)))[wanted]}
         if importlib.util.find_spec('cv2'):
-            import cv2
+            cv2 = importlib.import_module('cv2')
             def opencv():
                 capture, frames = cv2.VideoCapture(str(path)), []
                 for i in wanted:
