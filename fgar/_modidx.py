@@ -78,6 +78,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'fgar.data.clips._positive': ('clips.html#_positive', 'fgar/data/clips.py'),
                                  'fgar.data.clips.clip_windows': ('clips.html#clip_windows', 'fgar/data/clips.py'),
                                  'fgar.data.clips.dense_indices': ('clips.html#dense_indices', 'fgar/data/clips.py'),
+                                 'fgar.data.clips.interval_indices': ('clips.html#interval_indices', 'fgar/data/clips.py'),
                                  'fgar.data.clips.segment_indices': ('clips.html#segment_indices', 'fgar/data/clips.py')},
             'fgar.data.compressed': { 'fgar.data.compressed.CompressedClip': ( 'compressed_video.html#compressedclip',
                                                                                'fgar/data/compressed.py'),
