@@ -253,7 +253,7 @@ def stack_of(
     default = inspect.signature(entry.build.__init__).parameters.get('stack')
     return options.get('stack', default.default if default else entry.build.stack)
 
-# %% ../nbs/00_core.ipynb #ed92649c
+# %% ../nbs/00_core.ipynb #dcfa12b3
 JOINTS = 15                        # of a pose, see `fgar.motion.JOINTS`
 STREAMS = {                        # shape of each kind of input: N clips of T moments with L flow fields each, S px
     'rgb': lambda N, T, L, S: (N, 3, T, S, S),           # normalised frames
@@ -285,6 +285,7 @@ def cost(
 )->tuple[int,float]:   # parameters, GMACs of one clip
     "Parameters and multiply-accumulates of a system, counted on the meta device."
     from torch.utils.flop_counter import FlopCounterMode     # brings Triton along, which nobody else here needs
+    models()                                                 # imported outside `meta`, where tables would have no contents
     with torch.device('meta'): model = create(name, classes, **options).eval()
     with FlopCounterMode(display=False) as counter: model(*example_inputs(model, device='meta'))
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops()/2e9

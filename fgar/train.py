@@ -105,7 +105,7 @@ def update_ema(
     for e, m in pairs:
         if not e.is_floating_point(): e.copy_(m)
 
-# %% ../nbs/50_training.ipynb #91e4adca
+# %% ../nbs/50_training.ipynb #4a15ddb0
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything a run depends on; saved as JSON beside its checkpoints."
@@ -141,7 +141,7 @@ class TrainConfig:
     jitter:tuple[float,float,float,float] = (0., 0., 0., 0.)  # largest change of brightness, contrast, saturation and hue
     sampling:Literal['segments','dense'] = 'segments'  # files: frames spread over the video, or consecutive
     stride:int = 1                          # files: step between consecutive frames
-    flow:str = 'tvl1'                       # for systems that see motion: tvl1, horn_schunck, lucas_kanade or raft computes it; files also: compressed (motion vectors), or a folder that fgar flow wrote
+    flow:str = 'auto'                       # for systems that see motion: auto (tvl1, or what the system was made for), tvl1, horn_schunck, lucas_kanade or raft computes it; files also: compressed (motion vectors), or a folder that fgar flow wrote
     max_failed:float = 0.1                  # files: a larger share that cannot be read stops the run
     cache:str = ''                          # files: folder to keep all clips in, uncompressed; then nothing is decoded any more (RGB only)
     cache_variants:int = 1                  # random choices of frames per training video in the cache
@@ -196,7 +196,7 @@ class TrainConfig:
     )->None:
         with atomic_write(path) as temporary: temporary.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False), encoding='utf-8')
 
-# %% ../nbs/50_training.ipynb #98716581
+# %% ../nbs/50_training.ipynb #f32cdb39
 def court26_loader(
     split:str,               # 'train', 'val' or 'test'
     count:int,               # clips
@@ -208,6 +208,7 @@ def court26_loader(
     **options                # train, rank, world of `MemoryLoader`
 )->MemoryLoader:             # batches with frames, and flow and pose if the system takes them
     "Render court26 into memory, with the streams that a system takes."
+    config = with_defaults(config)
     from fgar.synthetic import court26, court26_pose
     from fgar.data.streams import middle, stored_flow
     from fgar.ops.flow import BACKENDS
@@ -254,9 +255,10 @@ def make_loaders(
 def with_defaults(
     config:TrainConfig
 )->TrainConfig:        # frames and size set
-    "Fill in what the system was made for."
+    "Fill in what the system was made for: frames, size, source of flow."
     entry = spec(config.model)
-    return replace(config, frames=config.frames or entry.frames, size=config.size or entry.size)
+    flow = getattr(entry.build, 'flow_source', 'tvl1') if config.flow == 'auto' and 'flow' in entry.inputs else config.flow
+    return replace(config, frames=config.frames or entry.frames, size=config.size or entry.size, flow='tvl1' if flow == 'flow' else flow)
 
 def flow_source(
     flow:str     # as in `TrainConfig`

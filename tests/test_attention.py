@@ -109,6 +109,10 @@ def test_attend_says_what_is_wrong(broken, words):
     arguments = dict(q=torch.zeros(5, 3), k=torch.zeros(7, 3), v=torch.zeros(7, 2), activation='sigmoid')
     with pytest.raises(ValueError, match=re.escape(words)): attend(**(arguments | broken))
 
+def test_shapes_can_be_counted_without_computing():
+    with torch.device('meta'): module, x = MultiHeadAttention(8, 2, 'sigmoid', '-log T'), torch.empty(2, 5, 8)
+    assert module(x)[0].shape == (2, 5, 8)
+
 # ---- heads
 
 def twins(dim, heads):
@@ -201,6 +205,8 @@ def test_spatial_attention(activation, residual, maps):
     scores = module.mlp(x).flatten(2)
     f = (scores.softmax(-1)*15 if activation == 'softmax' else scores.sigmoid()).view_as(w)
     assert_close(h, f[:, :, None]*x[:, None] + (x[:, None] if residual else 0))
+    gain, weights = module.gain(x)
+    assert_close(gain[:, :, None]*x[:, None], h); assert_close(weights, w)
     assert average_max_pool(h).shape == (2, maps, 4)
     nn.init.zeros_(module.mlp[-1].weight); nn.init.zeros_(module.mlp[-1].bias)
     assert_close(module(x)[0], x[:, None].expand_as(h)*((1 if activation == 'softmax' else .5) + residual))      # equal scores

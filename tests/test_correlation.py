@@ -263,3 +263,13 @@ def test_kernel_equals_tensor_form():
     env = {**os.environ, 'TRITON_INTERPRET': '0' if torch.cuda.is_available() else '1'}
     done = subprocess.run([sys.executable, '-c', KERNEL], capture_output=True, text=True, cwd=ROOT, env=env)
     assert done.returncode == 0 and 'equal' in done.stdout, done.stderr[-2000:]
+
+
+def test_meta_counts_the_definition():
+    "On the meta device costs are counted: window × channels per position and pair, and the layer after it for each frame."
+    from torch.utils.flop_counter import FlopCounterMode
+    x, w = torch.empty(2, 16, 5, 6, 7, device='meta'), torch.empty(2, 4, 25, device='meta')
+    with FlopCounterMode(display=False) as counter: out = correlation_features(x, w, 2, (0, 2))
+    assert out.shape == (2, 2, 4, 5, 6, 7)
+    assert counter.get_total_flops()/2 == 2*(5 + 3)*25*16*42 + 2*2*5*25*4*42
+    assert correlate(x[:, :, 0], x[:, :, 1], 2).shape == (2, 5, 5, 6, 7)

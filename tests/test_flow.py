@@ -107,6 +107,22 @@ def test_mirror_flips_the_sign_of_dx(pairs, method):
     assert close(METHODS[method](a.mT.contiguous(), b.mT.contiguous()), METHODS[method](a, b).flip(1).mT)
 
 
+@pytest.fixture(scope='module')
+def court():
+    "Two pairs of court26 with exact flow, and the pixels that move and stay visible."
+    from fgar.synthetic import CLASSES, render
+    film = render([CLASSES.index('lay-up'), CLASSES.index('chest pass')], [5, 3], frames=32, size=112, difficulty=1., truth=True)
+    truth = film.flow[:, :, 13]
+    return grey(film.frames[:, 13]), grey(film.frames[:, 14]), truth, ~film.hidden[:, 13] & (truth.norm(dim=1) > .5)
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_court26s_exact_flow_is_nearer_than_no_flow(court, method):
+    a, b, truth, moving = court
+    flow = METHODS[method](a, b)
+    assert moving.any() and endpoint_error(flow, truth, moving) < .9*endpoint_error(0*flow, truth, moving) < endpoint_error(-flow, truth, moving)
+
+
 def test_outliers_hurt_tvl1_least(pairs):
     "A bright bar that appears in b only."
     a, b, truth = pairs['shift']

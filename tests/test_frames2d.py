@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as tv
 
 import fgar
-from fgar.models.frames2d import SegmentConsensus, TemporalShift, cross_modality_init, load_body, partial_bn, resnet_body, temporal_shift
+from fgar.models.frames2d import GateShiftFuse, SegmentConsensus, TemporalShift, cross_modality_init, load_body, partial_bn, resnet_body, temporal_shift
 
 
 @settings(max_examples=40, deadline=None)
@@ -171,3 +171,73 @@ def test_flow_channels():
     model = fgar.create('tsn', classes=3, size=32, body='small', in_channels=10)
     assert model(torch.randn(1, 10, 2, 32, 32)).logits.shape == (1, 3)
     with pytest.raises(ValueError, match='expected .*10'): model(torch.randn(1, 3, 2, 32, 32))
+
+
+@pytest.fixture(params=[(4, 1, 25), (24, 5, 50), (48, 3, 100), (67, 2, 30)], ids=str)
+def gate(request):
+    channels, frames, ratio = request.param
+    torch.manual_seed(0)
+    module = GateShiftFuse(channels, frames, ratio).double()
+    for p in module.parameters(): torch.nn.init.normal_(p, std=.3)
+    x = torch.randn(2*frames, channels, 3, 4, dtype=torch.double, requires_grad=True)
+    module(x); module.eval()                                   # statistics that matter
+    return module, x
+
+
+def test_gate_equals_its_3d_convolution(gate):
+    module, x = gate
+    own = module.bn(x[:, :module.channels]).relu()
+    wanted = module.conv3D(rearrange(own, '(n t) c h w -> n c t h w', n=2))
+    assert_close(module.gate(own), rearrange(wanted, 'n g t h w -> n t g h w'))
+
+
+def test_gate_leaves_other_channels_alone_and_reaches_one_frame(gate):
+    module, x = gate
+    y = module(x)
+    assert y.shape == x.shape and torch.equal(y[:, module.channels:], x[:, module.channels:])
+    frames = module.frames
+    if frames >= 5:
+        grad, = torch.autograd.grad(y[2, :module.channels].square().sum(), x)
+        seen = grad.abs().amax((1, 2, 3)) > 0
+        assert seen.tolist() == [True]*5 + [False]*5            # the gate sees a frame each way, and y of a neighbour has such a gate; never the other video
+
+
+@pytest.mark.parametrize('channels, ratio, named', [(64, 0, 'ratio'), (64, 101, 'ratio'), (3, 25, 'channels')])
+def test_gate_errors(channels, ratio, named):
+    with pytest.raises(ValueError, match=f'^{named}: expected'): GateShiftFuse(channels, 8, ratio)
+
+
+def test_gate_refuses_other_lengths():
+    with pytest.raises(ValueError, match='frames: expected a divisor of the 6 maps'): GateShiftFuse(8, 4)(torch.zeros(6, 8, 2, 2))
+
+
+def test_gsf_parameters_gmacs_and_keys():
+    with torch.device('meta'): model, plain = fgar.create('gsf', classes=174), tv.resnet50(num_classes=174)
+    assert sum(p.numel() for p in model.parameters()) == 23_974_702
+    assert round(fgar.core.cost('gsf', 174)[1], 2) == 33.00
+    keys, added = model.body.state_dict(), {'bn.weight', 'bn.bias', 'bn.running_mean', 'bn.running_var', 'bn.num_batches_tracked', 'conv3D.weight', 'conv3D.bias',
+                                            'channel_conv1.weight', 'channel_conv1.bias', 'channel_conv2.weight', 'channel_conv2.bias'}
+    assert {k: v.shape for k, v in keys.items() if '.gsf.' not in k} == {k: v.shape for k, v in plain.state_dict().items()}
+    assert {k.split('.gsf.')[1] for k in keys if '.gsf.' in k} == added and len([k for k in keys if '.gsf.' in k]) == 16*len(added)
+    assert keys['layer1.0.gsf.conv3D.weight'].shape == (2, 32, 3, 3, 3)
+
+
+def test_gsf_takes_picture_weights_and_published_ones(resnet18):
+    net, path = resnet18
+    model = fgar.create('gsf', classes=7, body='resnet18', frames=4, weights=path)
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in model.body.state_dict().items() if '.gsf.' not in k)
+    twin = fgar.create('gsf', classes=7, body='resnet18', frames=4)
+    load_body(twin.body, model.body.state_dict())
+    clip = torch.randn(1, 3, 4, 32, 32)
+    assert_close(twin.eval()(clip).logits, model.eval()(clip).logits)
+    load_body(twin.body, net.state_dict(), optional=('.gsf.',))
+    with pytest.raises(ValueError, match='missing .*gsf'): load_body(twin.body, net.state_dict())
+
+
+def test_copies_do_not_share_the_gate():
+    model = fgar.create('gsf', classes=3, frames=4, size=32, body='small').eval()
+    twin = copy.deepcopy(model)
+    clip = torch.randn(1, 3, 4, 32, 32)
+    assert_close(twin(clip).logits, model(clip).logits)
+    with torch.no_grad(): twin.body.layer1[0].gsf.conv3D.weight.mul_(50)
+    assert not torch.allclose(twin(clip).logits, model(clip).logits)

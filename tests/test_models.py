@@ -8,7 +8,8 @@ from torch.testing import assert_close
 import fgar
 
 CLASSES, CLIPS, FRAMES, SIZE = 5, 2, 8, 64
-SMALL = {}      # options that make a system small enough to run here, beyond body='small', which each one gets that has a `body`
+# Options that make a system small enough to run here, beyond body='small', which each one gets that has a `body`.
+SMALL = {name: dict(frames=4, size=32) for name in ('r3d', 'mc3', 'r2plus1d', 's3d', 'swin3d')} | {'mvit': dict(frames=4)}
 TARGET = torch.tensor([0, CLASSES-1])
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from .video import MOTION_COLUMNS, FrameError, VideoError, _decoded, _index, _opened, _run, _runs, _target, read_frames
 from ..ops.flow import median_filter, quantise, warp
 
-# %% ../../nbs/11_compressed_video.ipynb #d1c8279d
+# %% ../../nbs/11_compressed_video.ipynb #63dbb006
 def reference_frames(
     types:str,         # kinds in display order: 'IBBP…'
     order:np.ndarray,  # (F,) place of each frame in the order of decoding
@@ -31,6 +31,7 @@ def reference_frames(
     future = np.where(usable & (at > at[:, None]), at, n).min(1, initial=n)
     return torch.from_numpy(np.where(kind == 'I', -1, past)), torch.from_numpy(np.where((kind != 'B') | (future == n), -1, future))
 
+# %% ../../nbs/11_compressed_video.ipynb #854e5a01
 def may_be_shared(
     data:bytes,     # an H.264 packet
     lengths:bool    # NAL units stand behind their lengths (MP4, Matroska), not behind start codes (AVI, transport streams)
@@ -64,7 +65,7 @@ def paint(
         cells[frame[k, None, None], side[k, None, None], ys, xs] = motion[k, None, None]
     return tuple(cells.permute(1, 0, 4, 2, 3).contiguous())
 
-# %% ../../nbs/11_compressed_video.ipynb #1f01f82b
+# %% ../../nbs/11_compressed_video.ipynb #702e85bb
 @dataclass(frozen=True, eq=False)
 class Vectors:
     "Motion vectors of some whole GOPs. Frames are counted from 0 within `numbers`."
@@ -79,6 +80,7 @@ class Vectors:
 
 _EXPORTING = ('h264', 'mpeg4', 'mpeg2video', 'mpeg1video', 'h263', 'msmpeg4v2', 'msmpeg4v3', 'flv1', 'wmv1', 'wmv2')
 
+# %% ../../nbs/11_compressed_video.ipynb #d49bfc2f
 class _Watched:
     "A container that notes which of its H.264 packets may be referred to."
     def __init__(self, container): self.container, self.seek, self.loose = container, container.seek, set()
@@ -88,6 +90,7 @@ class _Watched:
             if packet.size and stream.codec_context.codec.name == 'h264' and not may_be_shared(bytes(packet), lengths): self.loose.add(packet.pts)
             yield packet
 
+# %% ../../nbs/11_compressed_video.ipynb #5e7e3589
 def _decode(path, index, wanted:np.ndarray)->tuple[dict,tuple]:
     "Kind, vectors and whether others may refer to it, of each frame of the GOPs of `wanted`; and the stored size."
     kept, size = {}, None
@@ -113,6 +116,7 @@ def _decode(path, index, wanted:np.ndarray)->tuple[dict,tuple]:
     if lost := set(need.tolist()) - set(kept): raise VideoError(f'{path}: damaged, frame {min(lost)} of {index.info.frames} cannot be decoded. Copy or download it again')
     return kept, size
 
+# %% ../../nbs/11_compressed_video.ipynb #56b54050
 def read_vectors(
     path:str|Path,     # a video file in H.264 or an MPEG codec
     indices=None       # frame numbers; None: all

@@ -287,7 +287,7 @@ class VideoDataset(Dataset):
         from fgar.data.flow_files import flow_path, flow_stack
         return flow_stack(flow_path(self.flow, name), starts, self.stack, self.size, probe(path).frames)
 
-# %% ../../nbs/04_datasets.ipynb #1a121199
+# %% ../../nbs/04_datasets.ipynb #b59a2404
 def collate(
     items:list[dict],   # what a dataset gives; items with `error` are set aside
     lead:tuple=(0,)     # axes before H, W, 3, for a batch in which nothing is left
@@ -296,10 +296,10 @@ def collate(
     good = [item for item in items if 'error' not in item]
     clips = [item['frames'] for item in good] or [torch.zeros(*lead, 0, 0, 3, dtype=torch.uint8)]
     height, width = (max(clip.shape[axis] for clip in clips) for axis in (-3, -2))
-    def padded(clip): return clip if clip.shape[-3:-1] == (height, width) else F.pad(clip, (0, 0, 0, width - clip.shape[-2], 0, height - clip.shape[-3]))
+    def padded(clip, value=0): return clip if clip.shape[-3:-1] == (height, width) else F.pad(clip, (0, 0, 0, width - clip.shape[-2], 0, height - clip.shape[-3]), value=value)
     extra = [key for key in (good or [{}])[0] if key not in ('frames', 'flow', 'label', 'index')]
     return dict(frames=torch.stack([padded(clip) for clip in clips])[:len(good)],
-                **(dict(flow=torch.stack([padded(item['flow']) for item in good])) if good and 'flow' in good[0] else {}),
+                **(dict(flow=torch.stack([padded(item['flow'], 128) for item in good])) if good and 'flow' in good[0] else {}),
                 valid=torch.tensor([item['frames'].shape[-3:-1] for item in good], dtype=torch.int64).view(-1, 2),
                 **{key: torch.tensor([item[key] for item in good], dtype=torch.int64) for key in ('label', 'index')},
                 **{key: torch.stack([item[key] for item in good]) for key in extra},

@@ -6,8 +6,9 @@
 __all__ = ['attend', 'MultiHeadAttention', 'second_order_pool', 'SecondOrderPool', 'SpatialAttention', 'average_max_pool',
            'MSCAM', 'AFF', 'IAFF']
 
-# %% ../../nbs/14_attention.ipynb #ce1ddd04
+# %% ../../nbs/14_attention.ipynb #0d17c4ba
 import math
+from contextlib import nullcontext
 
 import torch
 from einops import rearrange
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from ..core import check_choice, check_shape
 
-# %% ../../nbs/14_attention.ipynb #fa752ad1
+# %% ../../nbs/14_attention.ipynb #c70e9ea5
 _ACTIVATIONS = 'sigmoid', 'softmax'
 
 def _check_bias(bias)->None:
@@ -45,7 +46,8 @@ def attend(
     check_shape('v', v, '... S E', S=S)
     if not S: raise ValueError(f'k: expected at least one key, got {tuple(k.shape)}. Is the clip empty?')
     exact = torch.promote_types(q.dtype, torch.float32)
-    with torch.autocast(q.device.type, enabled=False): scores = q.to(exact)/D**.5 @ k.to(exact).transpose(-2, -1)
+    with torch.autocast(q.device.type, enabled=False) if torch.amp.is_autocast_available(q.device.type) else nullcontext():     # 'meta' has none
+        scores = q.to(exact)/D**.5 @ k.to(exact).transpose(-2, -1)
     if mask is not None: _check_mask(mask, scores.shape)
     if activation == 'softmax': weights = (scores if mask is None else scores.masked_fill(~_open(mask), -torch.inf)).softmax(-1)
     else:
@@ -136,7 +138,7 @@ class SecondOrderPool(nn.Module):
         "Where the scores come from."
         return torch.einsum('nsc,kcp,nsp->nks', x, self.a, x @ self.b)
 
-# %% ../../nbs/14_attention.ipynb #201e63a0
+# %% ../../nbs/14_attention.ipynb #40082e96
 class SpatialAttention(nn.Module):
     "An MLP scores each position, a sigmoid or softmax weighs it, the input is added back (Yan 2024, section 2.2, eq. 16)."
     def __init__(self,
@@ -151,12 +153,18 @@ class SpatialAttention(nn.Module):
         hidden = max(1, channels//4) if hidden is None else hidden
         self.mlp = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, maps, 1))
 
+    def gain(self,
+        x:Tensor                     # (N, C, H, W)
+    )->tuple[Tensor,Tensor]:         # (N, M, H, W) what each position is multiplied with, and weights (N, M, H, W)
+        "The map alone, for heads that have their own maps to multiply."
+        check_shape('x', x, 'N C H W', 'Clips? rearrange(x, "n c t h w -> (n t) c h w")', C=self.mlp[0].in_channels)
+        weights = _spatial_weights(self.mlp(x), self.activation)
+        return weights*(x.shape[-2]*x.shape[-1] if self.activation == 'softmax' else 1) + self.residual, weights
+
     def forward(self,
         x:Tensor                     # (N, C, H, W)
     )->tuple[Tensor,Tensor]:         # (N, M, C, H, W), weights (N, M, H, W): sigmoid 0…1, softmax sums to 1
-        check_shape('x', x, 'N C H W', 'Clips? rearrange(x, "n c t h w -> (n t) c h w")', C=self.mlp[0].in_channels)
-        weights = _spatial_weights(self.mlp(x), self.activation)
-        gain = weights*(x.shape[-2]*x.shape[-1] if self.activation == 'softmax' else 1) + self.residual
+        gain, weights = self.gain(x)
         return gain.to(x.dtype)[:, :, None]*x[:, None], weights
 
 def _spatial_weights(scores:Tensor, activation:str)->Tensor:

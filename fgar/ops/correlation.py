@@ -125,17 +125,19 @@ class _Banded(torch.autograd.Function):
             db[m,:,j,i] += (at.flatten(2) @ p).unflatten(2, bt.shape[2:])
         return da, db, dw, None
 
-# %% ../../nbs/13_correlation.ipynb #4eeaf453
+# %% ../../nbs/13_correlation.ipynb #5e0121fb
 BACKENDS = ('auto', 'naive', 'unfold', 'gemm', 'triton')
 _PLAIN = dict(naive=lambda a, b, radius: correlate_naive(a, b, radius, False).flatten(1, 2), unfold=correlate_unfold,
               gemm=lambda a, b, radius: _Banded.apply(a, b, None, radius))
+
+def _autocast(x:Tensor)->str: return 'cpu' if x.is_meta else x.device.type      # the meta device, where costs are counted, has no autocast
 
 def _check_features(name:str, x:Tensor, radius:int)->tuple[torch.dtype,torch.dtype]:
     "Check dtype and radius; what to compute in and what to return."
     if not x.is_floating_point(): raise ValueError(f'{name}: expected floating point features, got {x.dtype}. {name}.float()?')
     if not isinstance(radius, int) or isinstance(radius, bool) or radius < 1:
         raise ValueError(f'radius: expected an int of at least 1, in px of the feature map, got {radius!r}. A window of radius r has (2r+1)² cells')
-    device = x.device.type
+    device = _autocast(x)
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) and x.dtype != torch.double else x.dtype
     return (torch.float32 if device == 'cpu' and dtype.itemsize < 4 else dtype), dtype
 
@@ -143,7 +145,7 @@ def _plain(a:Tensor, b:Tensor, radius:int, backend:str)->Tensor:     # (M, (2r+1
     "Sum over channels by the chosen backend."
     check_choice('backend', backend, BACKENDS)
     if backend == 'triton': raise ValueError("backend: 'triton' fuses the correlation with the layer that follows, so only correlation_features has it. Use 'gemm', which runs on GPUs too")
-    return _PLAIN['gemm' if backend == 'auto' else backend](a, b, radius)
+    return _PLAIN[backend if backend != 'auto' else 'unfold' if a.is_meta else 'gemm'](a, b, radius)
 
 def correlate(
     a:Tensor,              # (N, C, H, W) features at time t
@@ -157,11 +159,11 @@ def correlate(
     check_shape('b', b, 'N C H W', 'a and b must have one shape', **sizes)
     if (a.dtype, a.device) != (b.dtype, b.device): raise ValueError(f'b: expected {a.dtype} on {a.device} as a, got {b.dtype} on {b.device}. b.to(a)?')
     compute, dtype = _check_features('a', a, radius)
-    with torch.autocast(a.device.type, enabled=False):
+    with torch.autocast(_autocast(a), enabled=False):
         a, b = (unit(x.to(compute)) if normalize else x.to(compute) for x in (a, b))
         return _plain(a, b, radius, backend).unflatten(1, (2*radius+1, -1)).to(dtype)
 
-# %% ../../nbs/13_correlation.ipynb #4227fb91
+# %% ../../nbs/13_correlation.ipynb #c37808bc
 def _check_clip_features(x:Tensor, radius:int, offsets:Sequence[int])->tuple[tuple[int,...],torch.dtype,torch.dtype]:
     "Check a clip of features and its offsets."
     sizes = check_shape('x', x, 'N C T H W', 'Features keep their time axis: rearrange(x, \'(n t) c h w -> n c t h w\', t=T)')
@@ -187,12 +189,12 @@ def spatiotemporal_correlation(
 )->Tensor:                   # (N, L, 2r+1, 2r+1, T, H, W) cosine; axes 2, 3 are dy, dx; zeros outside the map and past the clip's end
     "Cosine of each position at t with its neighbours at t + offset (Li et al. 2024, eq. 2)."
     offsets, compute, dtype = _check_clip_features(x, radius, offsets)
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(_autocast(x), enabled=False):
         u = unit(x.to(compute)).transpose(1, 2).contiguous()
         out = [_to_clip(_plain(*_pairs(u, l), radius, backend), len(x), l) for l in offsets]
         return torch.stack(out, 1).unflatten(2, (2*radius+1, -1)).to(dtype)
 
-# %% ../../nbs/13_correlation.ipynb #e0a512a3
+# %% ../../nbs/13_correlation.ipynb #7dfca24b
 def pick_backend(
     x:Tensor,             # features, any shape
     radius:int,           # px
@@ -210,6 +212,7 @@ def pick_backend(
     else: reason = ''
     if backend == 'triton' and reason: raise ValueError(f"backend: 'triton' cannot run here: {reason}. Use 'auto' or 'gemm'")
     if backend != 'auto': return backend, reason
+    if x.is_meta: return 'unfold', 'the features are on meta, where nothing is computed and unfold counts what the definition costs'
     if x.device.type == 'cpu': return 'gemm', reason or 'the features are on cpu, where the interpreter is only for tests'
     if reason: warnings.warn(f'correlation_features falls back to gemm: {reason}', stacklevel=3)
     return ('gemm' if reason else 'triton'), reason
@@ -226,7 +229,7 @@ def correlation_features(
     hint = 'Stack one nn.Linear((2r+1)**2, D).weight per offset'
     D = check_shape('weights', weights, 'L D K', hint, L=len(offsets), K=(2*radius+1)**2)['D']
     if weights.device != x.device or not weights.is_floating_point(): raise ValueError(f'weights: expected floating point on {x.device} as x, got {weights.dtype} on {weights.device}. weights.to(x)?')
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(_autocast(x), enabled=False):
         x, weights = x.to(compute), weights.to(compute)
         backend, _ = pick_backend(x, radius, D, backend)
         if backend == 'triton': return importlib.import_module('fgar.ops.correlation_triton').Fused.apply(x, weights, radius, offsets, EMPTY).to(dtype)
