@@ -16,7 +16,7 @@ import tyro
 
 from . import __version__, core
 
-# %% ../nbs/54_command.ipynb #a2538f90
+# %% ../nbs/54_command.ipynb #d5ca5f58
 @dataclass(frozen=True)
 class Predict:
     "Rank the labels of a video, window by window."
@@ -41,7 +41,7 @@ class Check:
     "Decode every video of a folder or manifest and report the broken ones."
     source:tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar='SOURCE')]]  # manifest CSV, folder, or one video file
     workers:int = 2                   # files decoded at a time
-    out:str|None = None               # manifest: CSV to write with the rows whose file is readable
+    out:str|None = None               # CSV to write: the rows whose file is readable, of a manifest or of a folder with one folder per class
 
 @dataclass(frozen=True)
 class Court26:
@@ -57,7 +57,7 @@ class Court26:
     classes:tuple[str,...] = ()       # labels to draw; all 26 if empty
     seed:int = 0                      # same seed, same clips
 
-# %% ../nbs/54_command.ipynb #fdeffef8
+# %% ../nbs/54_command.ipynb #3d7403c5
 def run_train(config)->int:
     from fgar.train import train
     run = train(config)
@@ -99,6 +99,9 @@ def run_check(config:Check)->int:
     if source.suffix.lower() == '.csv':
         manifest = Manifest.read(source)
         files = {name: manifest.folder/name.replace('\\', '/') for name in dict.fromkeys(manifest.rows.path)}
+    elif source.is_dir() and config.out:
+        manifest = Manifest.from_folder(source)
+        files = {name: manifest.path(i) for i, name in enumerate(manifest.rows.path)}
     elif source.is_dir(): files = {p.relative_to(source).as_posix(): p for p in sorted(source.rglob('*')) if p.suffix.lower() in VIDEO_ENDINGS and p.is_file()}
     else: files = {source.name: source}
     if not files: raise ValueError(f"source: expected videos in {config.source!r}, found none with an ending of {', '.join(sorted(VIDEO_ENDINGS))}")
@@ -109,7 +112,7 @@ def run_check(config:Check)->int:
     leaks = manifest.leaks() if manifest is not None else {}
     print(f'{len(files)} files, {len(bad)} bad' + (f', {len(leaks)} groups in more than one split' if leaks else ''))
     if config.out:
-        if manifest is None: raise ValueError('out: expected a manifest as source, got a folder. Only a manifest can be written without its bad rows')
+        if manifest is None: raise ValueError('out: expected a manifest or a folder with one folder per class as source, got a file')
         manifest.select(~manifest.rows.path.isin(bad)).write(config.out)
         print(f'readable rows are in {config.out}')
     return 1 if bad else 0

@@ -196,7 +196,7 @@ class TrainConfig:
     )->None:
         with atomic_write(path) as temporary: temporary.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False), encoding='utf-8')
 
-# %% ../nbs/50_training.ipynb #f32cdb39
+# %% ../nbs/50_training.ipynb #68a8fe9a
 def court26_loader(
     split:str,               # 'train', 'val' or 'test'
     count:int,               # clips
@@ -249,7 +249,9 @@ def make_loaders(
             for split, train in ((config.train_split, True), (config.val_split, False))]
     if config.cache:
         from fgar.data.prepare import cache_clips
-        sets = [cache_clips(s, Path(config.cache)/name, config.cache_variants if s.train else 1, progress=not config.quiet and rank == 0) for name, s in (('train', sets[0]), ('val', sets[1]))]
+        for turn in (0, 1):                                                        # one process makes the cache, the others open it
+            if min(rank, 1) == turn: sets = [cache_clips(s, Path(config.cache)/name, config.cache_variants if s.train else 1, progress=not config.quiet and rank == 0) for name, s in (('train', sets[0]), ('val', sets[1]))]
+            if world > 1 and dist.is_initialized(): dist.barrier()
     return Loader(sets[0], train=True, workers=config.workers, balanced=config.balanced, **here), Loader(sets[1], workers=config.workers, **here)
 
 def with_defaults(

@@ -108,3 +108,15 @@ def test_as_a_module():
     "torchrun starts `-m fgar.cli`."
     done = subprocess.run([sys.executable, '-m', 'fgar.cli', '--version'], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == fgar.__version__
+
+
+def test_check_of_a_folder_writes_a_clean_manifest(capsys, tiny_run, tmp_path):
+    import shutil
+    from fgar.data.datasets import Manifest
+    for label in ('low_dribble', 'jump_shot'): shutil.copytree(tiny_run/'data/test'/label, tmp_path/'clips'/label)
+    (tmp_path/'clips/jump_shot/torn.mp4').write_bytes(b'no video')
+    code, out, _ = run(capsys, 'check', tmp_path/'clips', '--out', tmp_path/'clean.csv')
+    assert code == 1 and 'BAD  jump_shot/torn.mp4' in out
+    clean = Manifest.read(tmp_path/'clean.csv', check_files=True)
+    assert len(clean) == 6 and clean.labels == ['jump_shot', 'low_dribble']
+    assert run(capsys, 'check', next((tmp_path/'clips/low_dribble').iterdir()), '--out', tmp_path/'x.csv')[0] == 1
