@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from .core import check_shape
 
-# %% ../nbs/06_metrics.ipynb #c7cbeb6d
+# %% ../nbs/06_metrics.ipynb #2fc929f7
 def _tensor(x):
     "As a tensor without gradient, on a device that has float64 (mps has not)."
-    x = torch.as_tensor(x).detach()
+    x = torch.as_tensor(x.to_numpy(copy=True) if hasattr(x, "to_numpy") else x).detach()        # pandas, too
     return x.cpu() if x.device.type == 'mps' else x
 
 def _labels(name, x, classes, rows=None):

@@ -199,3 +199,10 @@ S, L = torch.rand(4, 3), torch.tensor([0, 1, 2, 0])
 ])
 def test_errors_name_the_argument(call, says):
     with pytest.raises(ValueError, match=says): call()
+
+
+def test_pandas_columns_are_welcome():
+    import pandas as pd
+    from fgar.metrics import mean_std, t_test
+    column = pd.DataFrame(dict(x=[1., 2., 3., 9.])).x[1:]                 # an index that does not begin at 0
+    assert mean_std(column, scale=1) == mean_std([2., 3., 9.], scale=1) and t_test(column, [1., 2.]) == t_test([2., 3., 9.], [1., 2.])
