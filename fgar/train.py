@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .core import (ActionModel, Prediction, atomic_write, callable_module, check_choice, check_shape, create, generator,
                        input_shapes, pick_device, pick_precision, seed_everything, spec, stack_of)
 
-# %% ../nbs/50_training.ipynb #78dbe174
+# %% ../nbs/50_training.ipynb #da6df402
 class MemoryLoader:
     "Batches of a data set that fits in memory; the same protocol as `fgar.data.datasets.Loader`."
     def __init__(self,
@@ -42,7 +42,8 @@ class MemoryLoader:
     ):
         check_shape('frames', frames, 'M T H W 3')
         check_shape('targets', targets, 'M', M=len(frames))
-        for key, x in extra.items(): check_shape(key, x[:, None].flatten(1), 'M any', M=len(frames))
+        for key, x in extra.items():
+            if len(x) != len(frames): raise ValueError(f'{key}: expected one entry for each of {len(frames)} clips, got {len(x)}')
         if frames.dtype != torch.uint8: raise ValueError(f'frames: expected uint8 in 0…255, got {frames.dtype}')
         if train and len(frames) < batch*world: raise ValueError(f'batch: expected at most {len(frames)//world} ({len(frames)} clips over {world} processes), got {batch}. Training drops steps that are not full')
         self.frames, self.targets, self.labels, self.batch, self.train = frames, targets.cpu(), list(labels), batch, train

@@ -30,6 +30,12 @@ def test_chapter_opens_with_title_claim_and_strip(path):
     assert re.match(r'# .+\n+> .+', source(first))
     assert 'video.mp4' in source(second) and '**' in source(second), 'the line of data, with this chapter\'s station in bold'
 
+@pytest.mark.parametrize('path', CHAPTERS, ids=lambda p: p.stem)
+def test_chapter_says_how_long_it_runs(path):
+    "A measured time, and no placeholder left anywhere."
+    assert re.search(r'\*\*Runs in\*\*[^·]*\d', source(cells(path)[1])), 'no run time in the header'
+    for cell in cells(path, 'markdown'): assert not re.search(r'\b(?:TIME|RUNTIME|MEMORY|VERDICTS?|TOOK|TODO|FIXME)\b', source(cell)), 'a placeholder'
+
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_links_between_chapters_resolve(path):
     for cell in cells(path, 'markdown'):

@@ -106,9 +106,16 @@ def test_trains_evaluates_and_predicts(tiny_run, tmp_path, model):
 def test_wrong_sources_are_explained(tmp_path):
     small = dict(model='tsn-flow', options={'body': 'small'}, out=str(tmp_path), clips=4, val_clips=4, batch=2, quiet=True, size=24, frames=2, classes=('low dribble', 'jump shot'))
     with pytest.raises(ValueError, match='court26 in memory, got .compressed'): fgar.train(TrainConfig(flow='compressed', **small))
-    with pytest.raises(FileNotFoundError, match='fgar flow writes'): fgar.train(TrainConfig(flow='nowhere', **{**small, 'data': str(tmp_path/'x.csv')})) if (tmp_path/'x.csv').write_text('path,label\na.mp4,low dribble\nb.mp4,jump shot\n') else None
+    (tmp_path/'x.csv').write_text('path,label\na.mp4,low dribble\nb.mp4,jump shot\n')
+    with pytest.raises(FileNotFoundError, match='fgar flow writes'): fgar.train(TrainConfig(flow='nowhere', **{**small, 'data': str(tmp_path/'x.csv')}))
     with pytest.raises(ValueError, match='weights: expected two numbers'): TwoStream(fgar.create('tsn', 2, body='small'), fgar.create('tsn-flow', 2, body='small'), (0, 0))
     with pytest.raises(ValueError, match="got frames only"): model_inputs(dict(frames=torch.zeros(1, 2, 8, 8, 3, dtype=torch.uint8)), ('pose',), Augment(8, train=False), Augment(8, train=False).draw(torch.zeros(1, 2, 8, 8, 3)))
+
+
+def test_streams_of_another_length_are_explained():
+    from fgar.train import MemoryLoader
+    frames, labels = torch.zeros(4, 1, 8, 8, 3, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(ValueError, match='flow: expected one entry for each of 4 clips, got 3'): MemoryLoader(frames, labels, ['a'], 2, flow=torch.zeros(3, 1, 8, 8, 2, dtype=torch.uint8))
 
 
 def test_minmax_moves_zero():
