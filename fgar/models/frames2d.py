@@ -8,7 +8,7 @@ __all__ = ['RESIDUAL', 'BODIES', 'SegmentConsensus', 'check_frames', 'temporal_s
            'change_input', 'fill_body', 'VGG16', 'stages', 'stage_widths', 'pooled', 'head_name', 'frame_body',
            'read_state', 'load_body', 'partial_bn', 'TSN', 'TemporalResNet', 'TSM', 'GSF']
 
-# %% ../../nbs/30_frames2d.ipynb #6e059bd5
+# %% ../../nbs/30_frames2d.ipynb #39eed8f3
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from torchvision.models.vgg import VGG, cfgs, make_layers
 
 from ..core import ActionModel, Prediction, check_choice, check_clip, check_shape, create, register, seed_everything
 
-# %% ../../nbs/30_frames2d.ipynb #edeb2e3f
+# %% ../../nbs/30_frames2d.ipynb #ad0424be
 class SegmentConsensus(nn.Module):
     "Joins the scores of a video's frames (Wang et al. 2016, eq. 1)."
     def __init__(self,
@@ -37,7 +37,7 @@ class SegmentConsensus(nn.Module):
         check_shape('scores', scores, 'N T K', "rearrange(scores, '(n t) k -> n t k', t=frames)?")
         return scores.mean(1) if self.kind == 'mean' else scores.amax(1)
 
-# %% ../../nbs/30_frames2d.ipynb #4f2e930a
+# %% ../../nbs/30_frames2d.ipynb #e675c861
 def check_frames(
     x:Tensor,      # (N·T, C, H, W)
     frames:int     # T
@@ -62,7 +62,7 @@ def temporal_shift(
     y[:, :, 2*c:] = x[:, :, 2*c:]
     return y.flatten(0, 1)
 
-# %% ../../nbs/30_frames2d.ipynb #d6d711cb
+# %% ../../nbs/30_frames2d.ipynb #b5aa6b97
 class TemporalShift(nn.Module):
     "`temporal_shift` as a layer without weights (Lin et al. 2019)."
     def __init__(self,
@@ -98,7 +98,7 @@ def shift_blocks(
         block.conv1.register_forward_pre_hook(_shift_input)
     return body
 
-# %% ../../nbs/30_frames2d.ipynb #4f972216
+# %% ../../nbs/30_frames2d.ipynb #80e84a36
 class GateShiftFuse(nn.Module):
     "Part of the channels is gated, shifted by a frame and fused with what stayed (Sudhakaran et al. 2022)."
     def __init__(self,
@@ -141,7 +141,7 @@ class GateShiftFuse(nn.Module):
 
     def extra_repr(self): return f'frames={self.frames}, channels={self.channels}'
 
-# %% ../../nbs/30_frames2d.ipynb #526c30ed
+# %% ../../nbs/30_frames2d.ipynb #c11f0669
 def _through(module, conv, inputs, output): return module(output)
 
 def last_conv(
@@ -162,7 +162,7 @@ def gate_blocks(
         conv.register_forward_hook(partial(_through, block.gsf))
     return body
 
-# %% ../../nbs/30_frames2d.ipynb #1b1bb203
+# %% ../../nbs/30_frames2d.ipynb #805a8e73
 class SmallResNet(nn.Module):
     "A narrow ResNet for frames of about 64 px: one basic block per stage, torchvision's names."
     def __init__(self,
@@ -180,7 +180,7 @@ class SmallResNet(nn.Module):
         for m in self.modules():
             if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
 
-# %% ../../nbs/30_frames2d.ipynb #a8e5b3e7
+# %% ../../nbs/30_frames2d.ipynb #8e9cc48f
 def cross_modality_init(
     weight:Tensor,   # (C, 3, h, w) filters learnt on RGB
     channels:int     # channels of the new input, for example 2L for L flow fields
@@ -189,7 +189,7 @@ def cross_modality_init(
     check_shape('weight', weight, 'C I h w')
     return weight.mean(1, keepdim=True).repeat(1, channels, 1, 1)
 
-# %% ../../nbs/30_frames2d.ipynb #34ae5566
+# %% ../../nbs/30_frames2d.ipynb #29cef45b
 RESIDUAL = 'resnet50', 'resnet18', 'small'            # bodies of residual blocks, which may hold temporal modules
 BODIES = *RESIDUAL, 'vgg16', 'bn_inception'           # all bodies for pictures
 
@@ -232,7 +232,7 @@ def fill_body(
     if in_channels != 3 and not same: change_input(body, in_channels)
     return body
 
-# %% ../../nbs/30_frames2d.ipynb #8dda8c36
+# %% ../../nbs/30_frames2d.ipynb #fe749850
 class VGG16(VGG):
     "VGG-16 with torchvision's names (Simonyan and Zisserman 2015, configuration D)."
     widths = 128, 256, 512, 512      # channels of the stages
@@ -270,7 +270,7 @@ def head_name(
     "Name of the layer that classifies: the last linear one."
     return [n for n, m in body.named_modules() if isinstance(m, nn.Linear)][-1]
 
-# %% ../../nbs/30_frames2d.ipynb #fe5712a3
+# %% ../../nbs/30_frames2d.ipynb #d5a3c679
 def frame_body(
     name:str,                      # one of `BODIES`
     classes:int,                   # K
@@ -286,7 +286,7 @@ def frame_body(
         return bn_inception(classes, in_channels, weights)
     return fill_body(VGG16(classes), in_channels, None if weights is None else read_state(name, weights), weights)
 
-# %% ../../nbs/30_frames2d.ipynb #e707272b
+# %% ../../nbs/30_frames2d.ipynb #795aa559
 def read_state(
     name:str|None,      # body, whose names torchvision knows; None for a network that it does not have
     weights:str|Path    # a state-dict file, or a name such as 'IMAGENET1K_V1'
@@ -320,7 +320,7 @@ def load_body(
     body.load_state_dict(state, strict=False)
     return body
 
-# %% ../../nbs/30_frames2d.ipynb #49c877e4
+# %% ../../nbs/30_frames2d.ipynb #e4b878ab
 def partial_bn(
     model:nn.Module   # any network
 )->nn.Module:         # the same network
@@ -329,7 +329,7 @@ def partial_bn(
     for m in layers[1:]: m.eval().requires_grad_(False)
     return model
 
-# %% ../../nbs/30_frames2d.ipynb #913fefd2
+# %% ../../nbs/30_frames2d.ipynb #af7a3be1
 @register('tsn', paper='Wang et al. 2016, Temporal Segment Networks', frames=8, size=224)
 class TSN(ActionModel):
     "A 2D network on each frame, scores averaged (Wang et al. 2016)."
@@ -378,7 +378,7 @@ class TSN(ActionModel):
         scores = rearrange(self.head(self.dropout(features)), '(n t) k -> n t k', t=t)
         return Prediction(self.consensus(scores), {'frame_logits': scores})
 
-# %% ../../nbs/30_frames2d.ipynb #5457bf66
+# %% ../../nbs/30_frames2d.ipynb #339165c1
 class TemporalResNet(TSN):
     "TSN whose frames see each other. `place` puts the modules into the body; `parts` (ours) gives each part of the clip a classifier."
     def __init__(self,
@@ -412,7 +412,7 @@ class TemporalResNet(TSN):
         scores = scores[:, torch.arange(t, device=clip.device), self.part]                         # N T K
         return Prediction(self.consensus(scores), {'frame_logits': scores})
 
-# %% ../../nbs/30_frames2d.ipynb #f272d58d
+# %% ../../nbs/30_frames2d.ipynb #a17f72d4
 @register('tsm', paper='Lin et al. 2019, Temporal Shift Module', frames=8, size=224)
 class TSM(TemporalResNet):
     "TSN whose residual branches see one frame ahead and one back (Lin et al. 2019)."
@@ -431,7 +431,7 @@ class TSM(TemporalResNet):
         super().__init__(classes, frames, body, weights, dropout, in_channels, norm, freeze_bn, parts)
         shift_blocks(self.body, frames, fold or (4 if body == 'small' else 8))
 
-# %% ../../nbs/30_frames2d.ipynb #78a71e7a
+# %% ../../nbs/30_frames2d.ipynb #1b15f2a8
 @register('gsf', paper='Sudhakaran et al. 2022, Gate-Shift-Fuse', frames=8, size=224)
 class GSF(TemporalResNet):
     "TSN with a gate-shift-fuse in each residual branch (Sudhakaran et al. 2022)."
@@ -450,7 +450,7 @@ class GSF(TemporalResNet):
         super().__init__(classes, frames, body, weights, dropout, in_channels, norm, freeze_bn, parts)
         gate_blocks(self.body, frames, ratio or (50 if body == 'small' else 25))
 
-# %% ../../nbs/30_frames2d.ipynb #be80c8b4
+# %% ../../nbs/30_frames2d.ipynb #a3b74b2f
 def __getattr__(name):
     if name == 'bn_inception':
         from fgar.models.inception2d import bn_inception     # when asked for: that module imports this one

@@ -6,7 +6,7 @@
 __all__ = ['BLOCKS', 'MEAN', 'STD', 'CAFFE', 'BNInception', 'from_caffe', 'read_weights', 'bn_inception', 'SmallBody',
            'FrameMaps', 'picture_body']
 
-# %% ../../nbs/30b_bn_inception.ipynb #0f15ee3f
+# %% ../../nbs/30b_bn_inception.ipynb #3aaf9a05
 from functools import reduce
 from pathlib import Path
 
@@ -17,14 +17,14 @@ from torch.nn import functional as F
 from ..core import check_choice, check_shape
 from .frames2d import BODIES, fill_body, frame_body, head_name, partial_bn, stage_widths, stages
 
-# %% ../../nbs/30b_bn_inception.ipynb #6c840ada
+# %% ../../nbs/30b_bn_inception.ipynb #7ff36d71
 BLOCKS = {          # channels: 1×1, reduce, 3×3, reduce, 3×3 twice, pool's projection; what the pool is
     '3a': (64, 64, 64, 64, 96, 32, 'avg'), '3b': (64, 64, 96, 64, 96, 64, 'avg'), '3c': (0, 128, 160, 64, 96, 0, 'max'),
     '4a': (224, 64, 96, 96, 128, 128, 'avg'), '4b': (192, 96, 128, 96, 128, 128, 'avg'), '4c': (160, 128, 160, 128, 160, 128, 'avg'),
     '4d': (96, 128, 192, 160, 192, 128, 'avg'), '4e': (0, 128, 192, 192, 256, 0, 'max'),
     '5a': (352, 192, 320, 160, 224, 128, 'avg'), '5b': (352, 192, 320, 192, 224, 128, 'max')}
 
-# %% ../../nbs/30b_bn_inception.ipynb #845af523
+# %% ../../nbs/30b_bn_inception.ipynb #de3921c0
 class BNInception(nn.Module):
     "BN-Inception with the key names of the public Caffe conversion (Ioffe and Szegedy 2015)."
     channels, widths = 1024, (192, 320, 608, 1024)     # of `maps`, and of the four stages
@@ -101,7 +101,7 @@ class BNInception(nn.Module):
     )->Tensor:        # (N, K)
         return self.last_linear(self.pooled(self.maps(x)))
 
-# %% ../../nbs/30b_bn_inception.ipynb #80d17e09
+# %% ../../nbs/30b_bn_inception.ipynb #92cf3e7f
 MEAN, STD, CAFFE = (.485, .456, .406), (.229, .224, .225), (128., 117., 104.)     # red, green, blue
 
 def from_caffe(
@@ -111,7 +111,7 @@ def from_caffe(
     w, (mean, std, mu) = state['conv1_7x7_s2.weight'].flip(1), (torch.tensor(v) for v in (MEAN, STD, CAFFE))
     return state | {'conv1_7x7_s2.weight': w*(255*std)[:, None, None], 'conv1_7x7_s2.bias': state['conv1_7x7_s2.bias'] + w.sum((2, 3)) @ (255*mean - mu)}
 
-# %% ../../nbs/30b_bn_inception.ipynb #addc4e92
+# %% ../../nbs/30b_bn_inception.ipynb #baf1698c
 def read_weights(
     path:str|Path            # a file written by torch.save
 )->dict[str,Tensor]:         # plain names
@@ -141,7 +141,7 @@ def bn_inception(
     if caffe and len(first) == 2 and first['conv1_7x7_s2.weight'].shape[1] == 3: state = from_caffe(state)
     return fill_body(body, in_channels, state, weights)
 
-# %% ../../nbs/30b_bn_inception.ipynb #56543403
+# %% ../../nbs/30b_bn_inception.ipynb #ede1fd2e
 class SmallBody(nn.Module):
     "Four 3×3 convolutions with norms, 1/8 of the size; 56 px give 7×7 positions."
     def __init__(self,

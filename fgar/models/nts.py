@@ -6,7 +6,7 @@
 __all__ = ['crop_regions', 'Screening', 'PyramidScreening', 'StageFusion', 'SplitNorm', 'split_norms', 'NTSNet',
            'published_names', 'NTSFlow', 'NTSPyramid', 'NTSFusion', 'FootballTwoStream', 'covered']
 
-# %% ../../nbs/40_football_nts.ipynb #84472184
+# %% ../../nbs/40_football_nts.ipynb #9c509a56
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from .two_stream import FlowTSN, TwoStream, flow_images
 from ..ops.attention import AFF, IAFF, SpatialAttention
 from ..ops.boxes import anchors, inside, nms
 
-# %% ../../nbs/40_football_nts.ipynb #8323059e
+# %% ../../nbs/40_football_nts.ipynb #950c649c
 def crop_regions(
     images:Tensor,   # (B, C, H, W) float
     boxes:Tensor,    # (B, M, 4) xyxy, px; what lies outside the image is 0
@@ -35,7 +35,7 @@ def crop_regions(
     rois = torch.cat([owner[:, None], boxes.flatten(0, 1)], 1).to(images.dtype)                  # (B·M, 5)
     return torchvision.ops.roi_align(images, rois, size, sampling_ratio=1, aligned=True)
 
-# %% ../../nbs/40_football_nts.ipynb #e7c34c5b
+# %% ../../nbs/40_football_nts.ipynb #04fcf0f6
 _COUNTS = 6, 6, 9             # scales × ratios of each level, as `anchors` has them
 
 class Screening(nn.Module):
@@ -59,7 +59,7 @@ class Screening(nn.Module):
         d3 = self.down3(d2).relu()
         return torch.cat([self.tidy1(d1).flatten(1), self.tidy2(d2).flatten(1), self.tidy3(d3).flatten(1)], 1)
 
-# %% ../../nbs/40_football_nts.ipynb #2d7080cf
+# %% ../../nbs/40_football_nts.ipynb #83596e2c
 class PyramidScreening(nn.Module):
     "Screening on a feature pyramid: stages 2 … 4 joined from the top down, positions weighed by spatial attention (football paper, section 5)."
     strides = 8, 16, 32
@@ -86,7 +86,7 @@ class PyramidScreening(nn.Module):
             scores[i] = self.tidy[i](self.smooth[i](seen).relu()).flatten(1)
         return torch.cat(scores, 1)
 
-# %% ../../nbs/40_football_nts.ipynb #1bbdc7d8
+# %% ../../nbs/40_football_nts.ipynb #efb01217
 class StageFusion(nn.Module):
     "The last two stages joined by attentional feature fusion, channels weighed at several pooling sizes (football paper, section 5; Dai et al. 2021)."
     def __init__(self,
@@ -105,7 +105,7 @@ class StageFusion(nn.Module):
     )->Tensor:                   # (B, upper, h, w), the size of stage 4
         return self.join(maps[-1], self.lateral(maps[-2]))
 
-# %% ../../nbs/40_football_nts.ipynb #0d1a27db
+# %% ../../nbs/40_football_nts.ipynb #7f605ed6
 class SplitNorm(nn.BatchNorm2d):
     "Batch norm that keeps running averages of its own for regions."
     regions = False                    # what is being normalised: frames, or regions
@@ -130,14 +130,14 @@ def split_norms(
     for parent, name, layer in found: setattr(parent, name, SplitNorm(layer))
     return [getattr(parent, name) for parent, name, _ in found]
 
-# %% ../../nbs/40_football_nts.ipynb #305070a0
+# %% ../../nbs/40_football_nts.ipynb #18162dbc
 @lru_cache(maxsize=16)
-def _anchors(height:int, width:int, smallest:float, strides:tuple, border:str, device:torch.device)->tuple[Tensor,Tensor]:
-    "Anchors of an image, and which of the scores belong to them."
+def _anchors(height:int, width:int, smallest:float, strides:tuple, border:str, device:torch.device)->tuple[Tensor,Tensor,int]:
+    "Anchors of an image, which of the scores belong to them, and how many scores there must be."
     with torch.inference_mode(False), torch.device('cpu'):                                   # kept for later: ordinary tensors, whoever asks first
         every = anchors((height, width), strides, [smallest*k for k in (1, 2, 4)], border='pad')
         keep = inside(every, (height, width)).nonzero()[:, 0] if border == 'drop' else torch.arange(len(every))
-        return every[keep].to(device), keep.to(device)
+        return every[keep].to(device), keep.to(device), len(every)
 
 @register('nts', paper='Wang & Wang 2025, football; Yang et al. 2018, NTS-Net', frames=8, size=224)
 class NTSNet(ActionModel):
@@ -203,7 +203,8 @@ class NTSNet(ActionModel):
         count:int                    # regions wanted
     )->tuple[Tensor,Tensor,Tensor]:  # boxes (B, count, 4), scores (B, count), valid (B, count) bool; best first
         "Non-maximum suppression of the scored anchors."
-        boxes, keep = _anchors(*image_size, self.size*self.anchor, self.screening.strides, self.border, scores.device)
+        boxes, keep, every = _anchors(*image_size, self.size*self.anchor, self.screening.strides, self.border, scores.device)
+        if scores.shape[1] != every: raise ValueError(f'clip: expected frames whose maps have ⌈side/{self.screening.strides[0]}⌉ rows and columns, got {image_size} px. This body rounds down: take sides that are multiples of {self.screening.strides[-1]}')
         scores = scores.index_select(1, keep)
         kept = nms(boxes.expand(scores.shape[0], -1, -1), scores.detach(), self.threshold, count)
         index = kept.clamp(min=0)
@@ -238,7 +239,7 @@ class NTSNet(ActionModel):
                      scrutinizer=scrutinizer_loss(pred.logits, target), region=region_loss(regions, whole, each, valid))
         return parts | {'total': sum(w*x for w,x in zip(self.weights, parts.values()))}
 
-# %% ../../nbs/40_football_nts.ipynb #cb153f8c
+# %% ../../nbs/40_football_nts.ipynb #19a5eb01
 def published_names(
     state:dict[str,Tensor]   # a checkpoint of the published NTS-Net, or its 'net_state_dict'
 )->dict[str,Tensor]:         # keys as in `NTSNet`
@@ -249,7 +250,7 @@ def published_names(
     own = {f'{names[name]}.{rest}': v for (name, rest), v in parts}
     return own | {k.replace('.running_', '.region_'): v for k,v in own.items() if '.running_' in k}      # one average for both, there
 
-# %% ../../nbs/40_football_nts.ipynb #35bbfd8c
+# %% ../../nbs/40_football_nts.ipynb #73b10515
 @register('nts-flow', paper='Wang & Wang 2025, football, flow stream', inputs=('flow',), frames=8, size=224)
 class NTSFlow(NTSNet):
     "The same three networks on stacks of flow; regions are cut from the stack (football paper, Figure 3)."
@@ -265,7 +266,7 @@ class NTSFusion(NTSNet):
     "Features of the last two stages joined by attentional feature fusion with multi-scale channel attention (football paper, section 5)."
     joins = 'iaff'
 
-# %% ../../nbs/40_football_nts.ipynb #8504444d
+# %% ../../nbs/40_football_nts.ipynb #ba0da984
 @register('nts-two-stream', paper='Wang & Wang 2025, football, RGB regions + TSN flow', inputs=('rgb', 'flow'), frames=8, size=224)
 class FootballTwoStream(TwoStream):
     "Regions on RGB, fused 0.4 to 0.6 with TSN on flow: the paper's best (football paper, Table 5)."
@@ -291,7 +292,7 @@ class FootballTwoStream(TwoStream):
         flow = FlowTSN(classes, frames, body, weights, dropout, norm, stack=stack) if check_choice('second', second, ['tsn', 'nts']) == 'tsn' else NTSFlow(classes, stack=stack, **regions)
         super().__init__(NTSNet(classes, **regions), flow, fusion)
 
-# %% ../../nbs/40_football_nts.ipynb #1a6fe6df
+# %% ../../nbs/40_football_nts.ipynb #d472479e
 def covered(
     boxes:Tensor,   # (..., K, 4) xyxy px, the regions of a frame
     target:Tensor   # (..., 4) xyxy px, what should be in one of them
