@@ -6,7 +6,7 @@
 __all__ = ['CELLS', 'frame_by_frame', 'frame_loss', 'FrameCNN', 'FlowCNN', 'TwoStreamCNN', 'LRCN', 'CNNRNN', 'CNNGRU',
            'bilinear_pool', 'BilinearCNN', 'FlowLRCN', 'FlowBilinear']
 
-# %% ../../nbs/45_baselines.ipynb #1f374f47
+# %% ../../nbs/45_baselines.ipynb #931ebe78
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from ..core import ActionModel, Prediction, check_choice, check_clip, check_targ
 from .frames2d import TSN, pooled, stage_widths
 from .two_stream import FlowTSN, TwoStream, flow_images
 
-# %% ../../nbs/45_baselines.ipynb #9bc1dac9
+# %% ../../nbs/45_baselines.ipynb #05740682
 def frame_by_frame(
     pred:Prediction,    # with frame_logits (N, T, K) among its extras
 )->Prediction:          # logits: log of the mean probability
@@ -47,7 +47,7 @@ class FlowCNN(FlowTSN):
     def forward(self, flow): return frame_by_frame(super().forward(flow))
     def loss(self, pred, target): return frame_loss(pred, target)
 
-# %% ../../nbs/45_baselines.ipynb #845dc2fa
+# %% ../../nbs/45_baselines.ipynb #6a843be3
 @register('two-stream', paper='Simonyan and Zisserman 2014, Two-Stream Convolutional Networks', inputs=('rgb', 'flow'), frames=8, size=224)
 class TwoStreamCNN(TwoStream):
     "Single frames and single flow stacks, classified one by one and averaged (Simonyan and Zisserman 2014)."
@@ -63,7 +63,7 @@ class TwoStreamCNN(TwoStream):
     ):
         super().__init__(FrameCNN(classes, frames, body, weights, dropout, norm=norm), FlowCNN(classes, frames, body, weights, dropout, norm, stack=stack), fusion)
 
-# %% ../../nbs/45_baselines.ipynb #8f1dfe82
+# %% ../../nbs/45_baselines.ipynb #3caa82a2
 CELLS = {'rnn': nn.RNN, 'lstm': nn.LSTM, 'gru': nn.GRU}
 
 @register('lrcn', paper='Donahue et al. 2015, Long-term Recurrent Convolutional Networks (CNN + LSTM)', frames=8, size=224)
@@ -105,7 +105,7 @@ class CNNGRU(LRCN):
     "LRCN with gated recurrent units."
     cell = 'gru'
 
-# %% ../../nbs/45_baselines.ipynb #5afb2c72
+# %% ../../nbs/45_baselines.ipynb #be7a0f7b
 def bilinear_pool(
     x:Tensor         # (N, C, ...) features at any positions
 )->Tensor:           # (N, C·C), length 1
@@ -140,7 +140,7 @@ class BilinearCNN(TSN):
         maps = self.narrow(self.maps(rearrange(clip, 'n c t h w -> (n t) c h w')))
         return Prediction(self.classifier(self.dropout(bilinear_pool(rearrange(maps, '(n t) c h w -> n c t h w', t=t)))))
 
-# %% ../../nbs/45_baselines.ipynb #13aed48a
+# %% ../../nbs/45_baselines.ipynb #45306e57
 @register('lrcn-flow', paper='Donahue et al. 2015, Long-term Recurrent Convolutional Networks (CNN + LSTM), on flow', inputs=('flow',), frames=8, size=224)
 class FlowLRCN(LRCN):
     "LRCN on the flow stack of each moment (Donahue et al. 2015, §4.1)."
