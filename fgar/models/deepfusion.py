@@ -57,7 +57,7 @@ def per_frame(
     recompute:bool=False       # keep only what leaves each pooling, compute the rest again for the gradient
 )->Tensor:                     # (N, C', T, h, w)
     "A picture network on each frame."
-    N, x = len(x), rearrange(x, 'n c t h w -> (n t) c h w')
+    N, x = x.shape[0], rearrange(x, 'n c t h w -> (n t) c h w')
     if recompute:
         ends = [0] + [i + 1 for i, m in enumerate(layers) if isinstance(m, nn.MaxPool2d)] + [len(layers)]
         for a, b in zip(ends, ends[1:]): x = checkpoint(layers[a:b], x, use_reentrant=False)

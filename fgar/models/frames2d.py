@@ -41,8 +41,8 @@ def check_frames(
 )->int:            # N
     "Check maps of whole videos."
     check_shape('x', x, 'NT C H W', "Clips? rearrange(x, 'n c t h w -> (n t) c h w')")
-    if frames < 1 or len(x) % frames: raise ValueError(f'frames: expected a divisor of the {len(x)} maps in x, got {frames}. Was the model created with another number of frames?')
-    return len(x)//frames
+    if frames < 1 or x.shape[0] % frames: raise ValueError(f'frames: expected a divisor of the {len(x)} maps in x, got {frames}. Was the model created with another number of frames?')
+    return x.shape[0]//frames
 
 def temporal_shift(
     x:Tensor,      # (N·T, C, H, W) feature maps, the frames of a video next to each other

@@ -206,7 +206,7 @@ class NTSNet(ActionModel):
         "Non-maximum suppression of the scored anchors."
         boxes, keep = _anchors(*image_size, self.size*self.anchor, self.screening.strides, self.border, scores.device)
         scores = scores.index_select(1, keep)
-        kept = nms(boxes.expand(len(scores), -1, -1), scores.detach(), self.threshold, count)
+        kept = nms(boxes.expand(scores.shape[0], -1, -1), scores.detach(), self.threshold, count)
         index = kept.clamp(min=0)
         return boxes[index], scores.gather(1, index), kept >= 0
 

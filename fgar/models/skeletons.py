@@ -29,7 +29,7 @@ def fill_missing(
     "Straight lines between sightings; a joint never seen goes to the middle of the others."
     check_shape('pose', pose, 'N 2 T V', 'x and y first, joints last')
     seen, T = pose.isfinite().all(1), pose.shape[2]                                                     # N T V
-    if pose.device.type == 'cpu' and len(pose) and not (some := seen.flatten(1).any(1)).all():
+    if pose.device.type == 'cpu' and not torch.compiler.is_exporting() and len(pose) and not (some := seen.flatten(1).any(1)).all():
         raise ValueError(f'pose: expected at least one joint in each clip, got none in clip {(~some).nonzero()[0].item()} of the batch. Drop clips in which nobody was found')
     t = torch.arange(T, device=pose.device)[:, None]
     before = torch.where(seen, t, -1).cummax(1).values                                                  # last sighting, or -1

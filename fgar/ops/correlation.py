@@ -102,7 +102,7 @@ class _Banded(torch.autograd.Function):
     @staticmethod
     def forward(ctx, a, b, w, radius):     # (M, C, H, W) twice, (D, (2r+1)²) or None
         ctx.save_for_backward(a, b, w); ctx.radius = radius
-        out = a.new_empty(len(a), (2*radius+1)**2 if w is None else len(w), *a.shape[2:])
+        out = a.new_empty(a.shape[0], (2*radius+1)**2 if w is None else len(w), *a.shape[2:])
         for m, y, x, j, i in _tiles(len(a), *a.shape[2:], radius, a.device):
             at, bt = a[m,:,y,x], b[m,:,j,i]
             s = _windows(at, bt, _cells(at.shape[2:], bt.shape[2:], (y.start-j.start, x.start-i.start), radius, a.device))
