@@ -138,6 +138,7 @@ COMMANDS:dict[str,tuple] = {   # name: config class or its place, function, one 
     'evaluate': ('fgar.evaluate:EvaluateConfig', run_evaluate, 'score a checkpoint on labelled clips'),
     'predict': (Predict, run_predict, 'rank the labels of a video'),
     'models': (Models, run_models, 'list the systems'),
+    'export': ('fgar.export:ExportConfig', place('fgar.export', 'run_export'), 'write a checkpoint as an ONNX file, which runs without torch'),
     'check': (Check, run_check, 'find the broken files of a folder or manifest'),
     'data': ('fgar.data.readers:DataConfig', place('fgar.data.readers', 'run_data'), "turn a data set's own label files into a manifest"),
     'prepare': ('fgar.data.prepare:PrepareConfig', place('fgar.data.prepare', 'run_prepare'), 'copy videos once at a size and with keyframes that suit training'),
