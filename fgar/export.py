@@ -6,7 +6,7 @@
 __all__ = ['aten', 'REWRITTEN', 'NotExportable', 'random_clips', 'export_program', 'export_onnx', 'open_onnx', 'read_metadata',
            'parity', 'ExportConfig', 'run_export']
 
-# %% ../nbs/56_export.ipynb #5457e416
+# %% ../nbs/56_export.ipynb #ca2ccb69
 import importlib.util, io, json, logging, re, warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ from . import __version__
 from .core import STREAMS, ActionModel, atomic_write, check_choice, generator
 from .train import Checkpoint, load_checkpoint
 
-# %% ../nbs/56_export.ipynb #f0f62a54
+# %% ../nbs/56_export.ipynb #35197606
 class _Logits(nn.Module):
     "What is exported: the logits alone, without the extras that losses and figures read."
     def __init__(self, model): super().__init__(); self.model = model
@@ -48,7 +48,7 @@ def random_clips(
 
 
 
-# %% ../nbs/56_export.ipynb #ed869a3d
+# %% ../nbs/56_export.ipynb #c5f3ec42
 @contextmanager
 def _explained(name:str, batch:int|None):
     "Turn what torch says about a graph it cannot make into one message: the operator or the line, and what to do."
@@ -63,7 +63,7 @@ def _explained(name:str, batch:int|None):
         operator = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text) or re.search(r'function[^\n]*OpOverload\(op=\'([\w.]+)\'', text) or re.search(r'target=torch\.ops\.([\w.]+)\]', text)
         fixed = re.search(r'specialized it to be a constant \((\d+)\)', text)
         place = re.findall(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]+)', text)
-        where = next((f'{Path(f).name}:{line}: {code.strip()}' for f, line, code in reversed(place) if 'torch' not in Path(f).parts), '')
+        where = next((f'{"notebook" if Path(f).stem.isdigit() else Path(f).name}:{line}: {code.strip()}' for f, line, code in reversed(place) if 'torch' not in Path(f).parts), '')
         if fixed: why, remedy = f'its code reads the batch size as a Python number ({fixed[1]} here)', 'Give a fixed batch, as in batch=1, or write x.shape[0] where it says len(x)'
         elif 'data-dependent' in text: why, remedy = f'its code decides by looking at values{f" ({where})" if where else ""}', 'Replace the `if` by torch.where, or skip a mere check with torch.compiler.is_exporting()'
         elif operator: why, remedy = f'ONNX has no form of the operator {operator[1]}', 'Write it in operators that ONNX has and add it to fgar.export.REWRITTEN, or save it for torch with export_program'
@@ -71,7 +71,7 @@ def _explained(name:str, batch:int|None):
         raise NotExportable(f'model: expected a system that can be exported{"" if batch is None else f" at batch {batch}"}, got {name!r}: {why}. {remedy}') from e
     finally: logging.disable(quiet)
 
-# %% ../nbs/56_export.ipynb #8543da33
+# %% ../nbs/56_export.ipynb #bb074c4e
 def export_program(
     model:ActionModel|Checkpoint|str|Path,  # a model, or what training wrote
     path:str|Path|None=None,                # .pt2 file to write; None to return only
@@ -87,9 +87,9 @@ def export_program(
     training = model.training
     model.eval()
     try:
+        with torch.no_grad(): model(*clips)                       # in earnest first: wrong shapes are explained, and tables that models keep are made of real numbers
         with torch.no_grad(), warnings.catch_warnings(), _explained(model.spec.name, batch):
             warnings.simplefilter('ignore')
-            model(*clips)                                         # in earnest first: wrong shapes are explained, and tables that models keep are made of real numbers
             shapes = None if batch else (tuple({0: torch.export.Dim('batch')} for _ in clips),)
             program = torch.export.export(_Logits(model), clips, dynamic_shapes=shapes, strict=False)
     finally: model.train(training)
@@ -105,7 +105,7 @@ def _about(model:ActionModel, about:dict, frames:int|None, size:int|None)->dict:
 
 
 
-# %% ../nbs/56_export.ipynb #ccd5c0fd
+# %% ../nbs/56_export.ipynb #9915ab4b
 def _pool3d(x:Tensor, size:list[int])->Tensor:
     "Adaptive mean pooling as one product with fixed weights per axis."
     for axis, (before, after) in enumerate(zip(x.shape[2:], size), 2):
@@ -139,7 +139,7 @@ REWRITTEN = {aten._adaptive_avg_pool3d.default: _pool3d, aten.adaptive_avg_pool3
 
 
 
-# %% ../nbs/56_export.ipynb #b12298d4
+# %% ../nbs/56_export.ipynb #5dc5b73d
 def _need(*names:str)->None:
     missing = [n for n in names if importlib.util.find_spec(n) is None]
     if missing: raise ImportError(f"{', '.join(missing)}: needed for ONNX and not installed. pip install 'fgar[onnx]', or pip install onnx onnxscript onnxruntime")
@@ -165,7 +165,7 @@ def export_onnx(
     with atomic_write(path) as temporary: written.save(temporary)
     return Path(path)
 
-# %% ../nbs/56_export.ipynb #e52c8d8c
+# %% ../nbs/56_export.ipynb #8442f61c
 def open_onnx(
     path:str|Path,      # an .onnx file
     threads:int=1       # of one operator
@@ -205,7 +205,7 @@ def parity(
     model.train(training)
     return worst
 
-# %% ../nbs/56_export.ipynb #c929cc16
+# %% ../nbs/56_export.ipynb #09a2365a
 @dataclass(frozen=True)
 class ExportConfig:
     "Write a checkpoint as ONNX, or as torch's own graph (.pt2), and check it against the checkpoint."
