@@ -6,7 +6,7 @@
 __all__ = ['aten', 'REWRITTEN', 'NotExportable', 'random_clips', 'export_program', 'export_onnx', 'open_onnx', 'read_metadata',
            'parity', 'ExportConfig', 'run_export']
 
-# %% ../nbs/56_export.ipynb #ca2ccb69
+# %% ../nbs/56_export.ipynb #54796bab
 import importlib.util, io, json, logging, re, warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ from . import __version__
 from .core import STREAMS, ActionModel, atomic_write, check_choice, generator
 from .train import Checkpoint, load_checkpoint
 
-# %% ../nbs/56_export.ipynb #35197606
+# %% ../nbs/56_export.ipynb #09d6df49
 class _Logits(nn.Module):
     "What is exported: the logits alone, without the extras that losses and figures read."
     def __init__(self, model): super().__init__(); self.model = model
@@ -48,7 +48,7 @@ def random_clips(
 
 
 
-# %% ../nbs/56_export.ipynb #c5f3ec42
+# %% ../nbs/56_export.ipynb #540d9ac2
 @contextmanager
 def _explained(name:str, batch:int|None):
     "Turn what torch says about a graph it cannot make into one message: the operator or the line, and what to do."
@@ -71,7 +71,7 @@ def _explained(name:str, batch:int|None):
         raise NotExportable(f'model: expected a system that can be exported{"" if batch is None else f" at batch {batch}"}, got {name!r}: {why}. {remedy}') from e
     finally: logging.disable(quiet)
 
-# %% ../nbs/56_export.ipynb #bb074c4e
+# %% ../nbs/56_export.ipynb #6ff5a500
 def export_program(
     model:ActionModel|Checkpoint|str|Path,  # a model, or what training wrote
     path:str|Path|None=None,                # .pt2 file to write; None to return only
@@ -105,7 +105,7 @@ def _about(model:ActionModel, about:dict, frames:int|None, size:int|None)->dict:
 
 
 
-# %% ../nbs/56_export.ipynb #9915ab4b
+# %% ../nbs/56_export.ipynb #cb432e51
 def _pool3d(x:Tensor, size:list[int])->Tensor:
     "Adaptive mean pooling as one product with fixed weights per axis."
     for axis, (before, after) in enumerate(zip(x.shape[2:], size), 2):
@@ -139,7 +139,7 @@ REWRITTEN = {aten._adaptive_avg_pool3d.default: _pool3d, aten.adaptive_avg_pool3
 
 
 
-# %% ../nbs/56_export.ipynb #5dc5b73d
+# %% ../nbs/56_export.ipynb #a5d3a77c
 def _need(*names:str)->None:
     missing = [n for n in names if importlib.util.find_spec(n) is None]
     if missing: raise ImportError(f"{', '.join(missing)}: needed for ONNX and not installed. pip install 'fgar[onnx]', or pip install onnx onnxscript onnxruntime")
@@ -165,7 +165,7 @@ def export_onnx(
     with atomic_write(path) as temporary: written.save(temporary)
     return Path(path)
 
-# %% ../nbs/56_export.ipynb #8442f61c
+# %% ../nbs/56_export.ipynb #669df888
 def open_onnx(
     path:str|Path,      # an .onnx file
     threads:int=1       # of one operator
@@ -205,7 +205,7 @@ def parity(
     model.train(training)
     return worst
 
-# %% ../nbs/56_export.ipynb #09a2365a
+# %% ../nbs/56_export.ipynb #0a4a394a
 @dataclass(frozen=True)
 class ExportConfig:
     "Write a checkpoint as ONNX, or as torch's own graph (.pt2), and check it against the checkpoint."
