@@ -27,6 +27,7 @@ from .data.augment import Augment, Draw, fixed_boxes
 from .data.datasets import Loader, Manifest, VideoDataset
 from .data.streams import model_inputs
 from .data.video import VideoError, iter_frames, probe, write_video
+from .models.skeletons import FILES, skeleton_loader, skeleton_seconds
 from .ops.flow import BACKENDS
 from .synthetic import CLASSES, COARSE
 from .train import Checkpoint, MemoryLoader, court26_loader, flow_source, load_checkpoint
@@ -159,6 +160,7 @@ def open_videos(
 )->Loader:                     # each row once, in order
     "Clips as the checkpoint was validated on."
     c, model = checkpoint.config, checkpoint.model
+    if model.spec.inputs == ('pose',): return skeleton_loader(manifest, model.options['frames'], '', size=model.options['size'], batch=batch)
     motion = dict(stack=model.stack, flow=flow_source(pick_flow(checkpoint, flow)), rgb='rgb' in model.spec.inputs) if 'flow' in model.spec.inputs else {}
     return Loader(VideoDataset(manifest, model.options['frames'], c.sampling, clips, stride=c.stride, size=round(model.options['size']*8/7), **motion), batch, workers=workers)
 
@@ -229,7 +231,7 @@ def window_times(
     return [(start, start + window) for start in (min(i*step, duration - window) for i in range(count))]
 
 def predict(
-    path:str|Path,                      # a video file
+    path:str|Path,                      # a video file, or a skeleton file for a system that sees joints
     checkpoint:str|Path|Checkpoint,     # file that training wrote, or one already loaded
     window:float=None,                  # length of a window, s; None for the mean length of the training clips
     step:float=None,                    # from one window to the next, s; None for half a window
@@ -242,11 +244,11 @@ def predict(
     progress:bool=False                 # show a progress bar
 )->list[Window]:                        # in order of time
     "Ranked labels for a video, window by window."
-    info = probe(path)
+    duration = skeleton_seconds(path) if Path(path).suffix.lower() in FILES else probe(path).duration
     if not isinstance(checkpoint, Checkpoint): checkpoint = load_checkpoint(checkpoint, pick_device(device))
     model, labels = checkpoint.model, checkpoint.labels
-    window = window or (info.duration if math.isnan(checkpoint.seconds) else checkpoint.seconds)
-    times = window_times(info.duration, window, step or window/2)
+    window = window or (duration if math.isnan(checkpoint.seconds) else checkpoint.seconds)
+    times = window_times(duration, window, step or window/2)
     whole = len(times) == 1
     rows = pd.DataFrame([dict(path=str(Path(path).resolve()), label=labels[0], start='' if whole else a, end='' if whole else b) for a,b in times])
     loader = open_videos(Manifest(rows, labels=labels), checkpoint, clips, batch, workers=0)

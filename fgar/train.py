@@ -245,6 +245,9 @@ def make_loaders(
     manifest = Manifest.from_folder(config.data) if Path(config.data).is_dir() else Manifest.read(config.data)
     if config.classes: manifest = manifest.select(manifest.rows.label.isin([check_choice('classes', c, manifest.labels) for c in config.classes]), labels=list(config.classes))
     if not any(manifest.rows.split): manifest = manifest.resplit(config.seed, **{config.train_split: .8, config.val_split: .2})
+    if inputs == ('pose',):
+        from fgar.models.skeletons import skeleton_loader
+        return tuple(skeleton_loader(manifest, config.frames, split, size=config.size, train=train, **here) for split, train in ((config.train_split, True), (config.val_split, False)))
     motion = dict(stack=stack, flow=flow_source(config.flow), rgb='rgb' in inputs) if stack else {}
     sets = [VideoDataset(manifest.split(split), config.frames, config.sampling, stride=config.stride, size=round(config.size*8/7), train=train, seed=config.seed, **motion)
             for split, train in ((config.train_split, True), (config.val_split, False))]
