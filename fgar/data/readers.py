@@ -6,16 +6,16 @@
 __all__ = ['IMAGE_ENDINGS', 'PACKED', 'NO_SIDE', 'Label', 'READERS', 'walk', 'Tree', 'read_text', 'LabelError', 'Labels',
            'Reading', 'resolve', 'ucf101', 'hmdb51', 'ucf11', 'ucf_sports', 'something', 'mirror_labels', 'flip_flags',
            'encode', 'kinetics400', 'diving48', 'mpii_cooking', 'charades_sta', 'captions', 'football', 'Reader',
-           'reader_name', 'read_dataset', 'DataConfig', 'write_reading', 'next_commands', 'run_data']
+           'readers', 'reader_name', 'read_dataset', 'DataConfig', 'write_reading', 'next_commands', 'run_data']
 
-# %% ../../nbs/04a_readers.ipynb #48f5673c
+# %% ../../nbs/04a_readers.ipynb #19a8099e
 import csv, fnmatch, inspect, io, itertools, json, os, re, shlex, tempfile, unicodedata, warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_origin
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ from .augment import _MIRROR, _swap, flip_map
 from .datasets import COLUMNS, VIDEO_ENDINGS, Manifest, _some
 from .video import probe, write_video
 
-# %% ../../nbs/04a_readers.ipynb #673addec
+# %% ../../nbs/04a_readers.ipynb #0d79a835
 IMAGE_ENDINGS = {'.jpg', '.jpeg', '.png', '.bmp', '.webp'}
 PACKED = {'.zip', '.rar', '.7z', '.tar', '.tgz', '.gz', '.bz2', '.xz', '.part', '.crdownload'}
 
@@ -60,7 +60,7 @@ def walk(
         yield inside, [e for e in entries if e.name not in folders]
     if loops: notes.append(f'links to folders that were seen already, not followed: {_plain(_some(loops, 3))}')
 
-# %% ../../nbs/04a_readers.ipynb #e2d03f66
+# %% ../../nbs/04a_readers.ipynb #801afa84
 class Tree:
     "Everything below a folder: videos by name, folders of images, other files."
     def __init__(self,
@@ -105,7 +105,7 @@ class Tree:
         packed = [path for path in self.files if os.path.splitext(path)[1].lower() in PACKED]
         return f' Not unpacked yet: {_some(packed, 3)}.' if packed else ''
 
-# %% ../../nbs/04a_readers.ipynb #ecaf34b4
+# %% ../../nbs/04a_readers.ipynb #95482dea
 def read_text(
     path:str|Path,      # a text file: UTF-8 or UTF-16 with its mark, else Latin-1
     notes:list[str]     # gets a line when it is Latin-1
@@ -123,7 +123,7 @@ def _head(path:Path)->bytes:
         with open(path, 'rb') as f: return f.read(4000)
     except OSError: return b''
 
-# %% ../../nbs/04a_readers.ipynb #ebcb8555
+# %% ../../nbs/04a_readers.ipynb #c14ec79d
 class Labels:
     "The label files of one data set."
     def __init__(self,
@@ -138,7 +138,7 @@ class Labels:
         self.place, self.below = (place.parent, [place.name]) if place.is_file() else (place, tree.files if place == tree.root else Tree(place).files)
 
     def paths(self,
-        *patterns:str,        # of file names, such as '*train*.json'; upper and lower case are the same
+        *patterns:str,        # of file names, such as '*train*.json', or of their folders too: 'tennis/train.json'; upper and lower case are the same
         need:bool=True,       # an error if there is none
         having:str=''         # what the first lines of the file must contain
     )->list[Path]:            # in the order of the patterns; of equal names the one least deep
@@ -146,7 +146,8 @@ class Labels:
         found = {}
         for pattern, path in itertools.product(patterns, sorted(self.below, key=lambda path: (path.count('/'), path))):
             name = path.rpartition('/')[2]
-            if name not in found and fnmatch.fnmatch(name.lower(), pattern.lower()) and having.encode() in _head(self.place/path): found[name] = path
+            matches = fnmatch.fnmatch(f'/{path}'.lower(), f'*/{pattern}'.lower()) if '/' in pattern else fnmatch.fnmatch(name.lower(), pattern.lower())
+            if name not in found and matches and having.encode() in _head(self.place/path): found[name] = path
         if need and not found:
             wanted = ' or '.join(patterns) + (f' with {having!r} in it' if having else '')
             raise FileNotFoundError(f"root: expected the label files of {self.name}, looked for {wanted} below {self.given!r} at any depth, found none among {len(self.below)} files "
@@ -175,7 +176,14 @@ class Labels:
             self.at = f'{path.name}, line {reader.line_num}'
             yield {k.strip().lower(): v.strip() for k,v in row.items() if k and isinstance(v, str)}
 
-# %% ../../nbs/04a_readers.ipynb #ed626c35
+    def classes(self, path:Path)->list[str]:
+        "Names in the order of their numbers, from lines (also `3: name`), JSON of name → number, or a CSV with id and key."
+        if path.suffix == '.json': return [name for name,_ in sorted(self.json(path).items(), key=lambda item: int(item[1]))]
+        if re.match(r'"?id"?,"?key\b', self.text(path)): return [row['key'] for row in sorted(self.table(path), key=lambda row: int(row['id']))]
+        lines = list(self.lines(path))
+        return [line.partition(':')[2].strip() for line in lines] if all(re.match(r'\d+:', line) for line in lines) else lines
+
+# %% ../../nbs/04a_readers.ipynb #8b2212d5
 @dataclass(frozen=True)
 class Reading:
     "What a reader found."
@@ -195,7 +203,7 @@ class Reading:
         gone = [f'left out, {reason}: {len(rows)} ({_some(rows.path, 3)})' for reason,rows in self.missing.groupby(self.missing.reason.map(lambda reason: reason.partition(':')[0]), sort=False)]
         return '\n'.join([head, shown.to_string() + more, *gone, *(f'note: {note}' for note in self.notes)])
 
-# %% ../../nbs/04a_readers.ipynb #bfebf5b4
+# %% ../../nbs/04a_readers.ipynb #5f1fc381
 def _checked(labels:Labels, rows:Iterable[dict])->Iterable[dict]:
     "The rows of a reader; where it stumbles over a label file, the line."
     try: yield from rows
@@ -215,7 +223,7 @@ def resolve(
         key, reason, images = row.pop('key'), row.pop('reason', ''), row.pop('frames', 0)
         path, why = tree.find(key, row.pop('exact', False))
         row['path'] = path or key
-        same, says = (row['path'], row['start'], row['end'], row.get('sentence')), (row['label'], row['split'])
+        same, says = (row['path'], row['start'], row['end'], row.get('sentence'), 'moment' in row and row['label']), (row['label'], row['split'])
         if row['start'] is not None and not 0 <= row['start'] < row['end']: reason = f"start is not before end: {row['start']:g}, {row['end']:g}"
         elif not reason and 0 < tree.images.get(path, 0) < images: reason = f'images missing: {tree.images[path]} of {images} are there'
         elif not reason and same in seen and seen[same] != says: reason = f"contradicts an earlier row: that says {seen[same][0]!r} in {seen[same][1] or 'no split'}"
@@ -236,7 +244,7 @@ def resolve(
     columns = list(dict.fromkeys((*COLUMNS, *itertools.chain(*missing))))
     return Reading(labels.name, manifest, pd.DataFrame(missing, columns=columns if missing else [*COLUMNS, 'reason']), tuple(notes), frozenset(manifest.rows.path[manifest.rows.path.isin(tree.images)]))
 
-# %% ../../nbs/04a_readers.ipynb #a8d0525f
+# %% ../../nbs/04a_readers.ipynb #1355bb1f
 def _nothing(labels:Labels, missing:list[dict])->str:
     tree, reasons = labels.tree, Counter(row['reason'].partition(':')[0] for row in missing)
     if not missing: return f'root: expected the files of {labels.name} below {tree.given!r}, found {tree.count} videos, none of them its own.{tree.unpacked()} The archives unpack to {labels.layout}'
@@ -254,7 +262,7 @@ def _remarks(tree:Tree, manifest:Manifest, annotated:dict[str,int])->list[str]:
             *([f'videos in several places, of which the first was taken: {len(tree.twice)} ({_some([p for paths in tree.twice.values() for p in paths[:2]], 2)})'] if tree.twice else []),
             *([f'videos that no label file names: {len(unused)} ({_some(unused, 3)})'] if unused else [])]
 
-# %% ../../nbs/04a_readers.ipynb #8c038a4d
+# %% ../../nbs/04a_readers.ipynb #2c4a4914
 def ucf101(
     labels:Labels,     # classInd.txt, trainlist0k.txt, testlist0k.txt
     split:int=1        # 1, 2 or 3
@@ -268,7 +276,7 @@ def ucf101(
             yield dict(key=key, label=label, split=name, group=f'{label}_{group[1]}' if group else '',
                        reason=f'contradicts classInd.txt: class {number} is {names.get(number)}' if number and names and names.get(number) != label else '')
 
-# %% ../../nbs/04a_readers.ipynb #98bf8fc9
+# %% ../../nbs/04a_readers.ipynb #ed55045f
 def hmdb51(
     labels:Labels,     # <class>_test_split<k>.txt
     split:int=1        # 1, 2 or 3
@@ -293,35 +301,46 @@ def ucf11(
         if found := re.search(r'([^/]+)/(?:v_[^/]+/)?(v_[^/]+_(\d+))_\d+\.\w+$', path):
             yield dict(key=path, label=found[1], group=f'{found[1]}/{found[2]}', split='' if not split else 'test' if int(found[3]) == split else 'train')
 
-# %% ../../nbs/04a_readers.ipynb #67479bf8
+# %% ../../nbs/04a_readers.ipynb #c99b49bc
+_SPORT = re.compile(r'(?:^|.*/)((?:Diving|Golf-Swing|Kicking|Lifting|Riding-Horse|Run|SkateBoarding|Swing|Walk)[^/]*)/(\d+)(?=/|$)', re.I)
+
 def ucf_sports(
-    labels:Labels      # no lists: Class-Side/001/reel_frame.avi, or images in place of the video
+    labels:Labels      # Class-Side/001/reel_frame.avi, or images in place of the video; and, if there is one, testlist.txt with lines Class-Side/001
 )->Iterable[dict]:
     "UCF Sports (Rodriguez et al. 2008): 10 classes in 13 folders."
     clips, tree = defaultdict(list), labels.tree
     for path in (*itertools.chain(*tree.videos.values()), *tree.images, *tree.files):
-        if found := re.search(r'(?:^|.*/)((?:Diving|Golf-Swing|Kicking|Lifting|Riding-Horse|Run|SkateBoarding|Swing|Walk)[^/]*)/(\d+)(?=/|$)', path, re.I): clips[found[1], found[2], found[0]].append(path)
+        if found := _SPORT.match(path): clips[found[1], found[2], found[0]].append(path)
+    lists = labels.paths('*test*list*.txt', '*test*split*.txt', need=False)
+    tested = {f'{found[1].lower()}/{int(found[2]):03}' if (found := _SPORT.match(line.replace('\\', '/'))) else line for path in lists for line in labels.lines(path)}
+    if lists: labels.notes.append(f'{lists[0].name} names {len(tested)} test clips; the list of Lan et al. 2011 has 47 of 150')
+    for lost in sorted(tested - {f'{name.lower()}/{int(number):03}' for name,number,_ in clips}): yield dict(key=lost, split='test', reason='not found: only the test list names it')
     for (name, number, folder), paths in sorted(clips.items()):
         best = min(paths, key=lambda p: (os.path.splitext(p)[1].lower() not in VIDEO_ENDINGS, p not in tree.images, p))
         usable = best in tree.images or os.path.splitext(best)[1].lower() in VIDEO_ENDINGS
         shot = min(os.listdir(tree.root/best)) if best in tree.images else best.rpartition('/')[2]
-        yield dict(key=best if usable else folder, label=re.sub('-(Back|Front|Side)$', '', name, flags=re.I), group=shot.rpartition('_')[0] if usable else '', reason='' if usable else 'not found')
+        yield dict(key=best if usable else folder, label=re.sub('-(Back|Front|Side)$', '', name, flags=re.I), group=shot.rpartition('_')[0] if usable else '',
+                   split='' if not lists else 'test' if f'{name.lower()}/{int(number):03}' in tested else 'train', reason='' if usable else 'not found')
 
-# %% ../../nbs/04a_readers.ipynb #a0bbb1f5
+# %% ../../nbs/04a_readers.ipynb #676b0698
 _FILES = {'sthv1': (('something-something-v1-train.csv', 'something-something-v1-validation.csv'), ('*v1-labels.csv', '*category*.txt')),
           'sthv2': (('*v2-train.json', '*v2-validation.json', 'train.json', 'validation.json', 'test-answers.csv'), ('*v2-labels.json', 'labels.json', '*category*.txt')),
-          'jester': (('jester-v1-train.csv', 'jester-v1-validation.csv'), ('*labels.csv',))}
+          'jester': (('jester-v1-train.csv', 'jester-v1-validation.csv'), ('*labels.csv',)),
+          'something-else': (('compositional/train.json', 'compositional/validation.json', 'compositional_train*.json', 'compositional_val*.json'), ('compositional/labels.json', 'compositional_labels.json')),
+          'something-else-base': (('*base_train*.json', '*base_val*.json'), ('*base_labels.json',)),
+          'something-else-5shot': (('*finetune_5shot_train*.json', '*finetune_val*.json'), ('*finetune_labels.json',)),
+          'something-else-10shot': (('*finetune_10shot_train*.json', '*finetune_val*.json'), ('*finetune_labels.json',))}
 
 def _part(name:str)->str: return next((part for word,part in (('train', 'train'), ('val', 'val'), ('test', 'test')) if word in name.lower()), '')
 
 def something(
     labels:Labels,         # id;label CSV, JSON with templates, or lists of folder, images, number
 )->Iterable[dict]:
-    "Something-Something V1, V2 (Goyal et al. 2017) and Jester (Materzynska et al. 2019)."
+    "Something-Something V1, V2 (Goyal et al. 2017), Something-Else (Materzynska et al. 2020) and Jester (Materzynska et al. 2019)."
     official, categories = _FILES[labels.name]
     paths = labels.paths(*official, need=False) or labels.paths(*official, '*train*.txt', '*val*.txt')
     lists = labels.paths(*categories, need=paths[0].suffix == '.txt')
-    names = [] if not lists else list(labels.lines(lists[0])) if lists[0].suffix != '.json' else [name for name,_ in sorted(labels.json(lists[0]).items(), key=lambda item: int(item[1]))]
+    names = labels.classes(lists[0]) if lists else []
     known = set(names)
     for path in labels.paths('*-v1-test.csv', '*v2-test.json', 'test.json', need=False):
         ids = [str(row['id']) for row in labels.json(path)] if path.suffix == '.json' else list(labels.lines(path))
@@ -334,7 +353,7 @@ def something(
             rows = [dict(key=key, frames=int(count), label=names[int(k)] if int(k) < len(names) else k) for key,count,k in split]
         for row in rows: yield {**row, 'split': _part(path.name), 'reason': '' if row['label'] and (not known or row['label'] in known) else f"label not in the list of labels: {row['label']!r}"}
 
-# %% ../../nbs/04a_readers.ipynb #06b66bd8
+# %% ../../nbs/04a_readers.ipynb #f33f1262
 NO_SIDE = ('Plugging something into something but pulling it right out as you remove your hand',)   # "right" as in "right away"
 
 def mirror_labels(
@@ -359,7 +378,7 @@ def flip_flags(
     try: flip_map(labels); return []
     except ValueError: return ['--flip-pairs', *itertools.chain(*pairs)] if pairs else ['--flip-pairs', labels[0], labels[0]]
 
-# %% ../../nbs/04a_readers.ipynb #537ae8e1
+# %% ../../nbs/04a_readers.ipynb #bd7089c2
 def _encode(folder:Path, target:Path, fps:float)->str:
     "Write the images of a folder as a video; the reason if that cannot be."
     try:
@@ -375,7 +394,7 @@ def _encode(folder:Path, target:Path, fps:float)->str:
         return ''
     except (OSError, ValueError) as e: return f'cannot be encoded: {str(e).splitlines()[0]}'
 
-# %% ../../nbs/04a_readers.ipynb #475d7e94
+# %% ../../nbs/04a_readers.ipynb #4341e906
 def encode(
     reading:Reading,        # with folders of images among its paths
     folder:str|Path,        # where the videos go; those that are there already are kept
@@ -399,7 +418,7 @@ def encode(
     lost = rows.assign(reason=reason)[reason != '']
     return replace(reading, manifest=Manifest(rows[reason == ''], root), missing=pd.concat([reading.missing, lost], ignore_index=True) if len(lost) else reading.missing, folders=frozenset())
 
-# %% ../../nbs/04a_readers.ipynb #e4175f50
+# %% ../../nbs/04a_readers.ipynb #7c60f4c8
 def kinetics400(
     labels:Labels      # CSV with label, youtube_id, time_start, time_end, split
 )->Iterable[dict]:
@@ -421,7 +440,7 @@ def diving48(
         for row in labels.json(path):
             yield dict(key=row['vid_name'], label=words[row['label']] if row['label'] < len(words) else str(row['label']), split=_part(path.name), group=row['vid_name'].rpartition('_')[0])
 
-# %% ../../nbs/04a_readers.ipynb #bb072178
+# %% ../../nbs/04a_readers.ipynb #45cf2cd9
 def _rate(tree:Tree, key:str, notes:list[str], fps:float=None)->float:
     path = tree.find(key)[0]
     if fps or not path or path in tree.images: return fps or 29.4
@@ -448,7 +467,7 @@ def mpii_cooking(
         rate = rates[row['video']]
         yield dict(key=row['video'], label=row['label'], split='test' if person(row) == tests[split-1] else 'train', group=person(row), start=(row['first'] - 1)/rate, end=row['last']/rate)
 
-# %% ../../nbs/04a_readers.ipynb #2553a832
+# %% ../../nbs/04a_readers.ipynb #d4d0c310
 Label = Literal['auto', 'action', 'sentence']
 
 def charades_sta(
@@ -475,7 +494,7 @@ def charades_sta(
             yield row
     if several: labels.notes.append(f'segments that show several actions: {several}; the label is the first, the column actions has all')
 
-# %% ../../nbs/04a_readers.ipynb #209faaec
+# %% ../../nbs/04a_readers.ipynb #122ab127
 def captions(
     labels:Labels,          # JSON: video → timestamps, sentences, duration; TACoS: in frames, with fps
     label:Label='auto',     # 'action', 'sentence', or 'auto': the class where ActivityNet's own file is there
@@ -496,7 +515,7 @@ def captions(
                 yield row
     if {'val_1', 'val_2'} <= {path.stem for path in paths}: labels.notes.append('val_1 and val_2 describe the same videos: val_1 is the split val, val_2 the split test')
 
-# %% ../../nbs/04a_readers.ipynb #7917506a
+# %% ../../nbs/04a_readers.ipynb #bb95500b
 _COLUMNS = dict(video=('video', 'file', 'filename', 'path', 'name', 'video_id'), label=('label', 'class', 'action', 'category', 'event'), start=('start', 'begin', 'start_time', 'from'), end=('end', 'stop', 'end_time', 'to'),
                 split=('split', 'subset', 'set'), group=('group', 'match', 'game', 'player', 'subject'))
 
@@ -522,7 +541,7 @@ def football(
             yield dict(key=cell['video'], exact=True, label=cell['label'], split=cell['split'] or _part(path.name), group=cell['group'] or _stem(cell['video']), reason=reason, **times)
     if not used: raise LabelError(f"root: expected a CSV with the columns video and label (and start, end, split, group), got {_some(path.name for path in labels.paths('*.csv'))} without. Rename the columns")
 
-# %% ../../nbs/04a_readers.ipynb #e82b4600
+# %% ../../nbs/04a_readers.ipynb #3bc3fb1a
 @dataclass(frozen=True)
 class Reader:
     "How a data set is read."
@@ -532,7 +551,7 @@ class Reader:
     normal:str = ''                   # why missing files may be normal
     fps:float = 12                    # of folders of images
 
-# %% ../../nbs/04a_readers.ipynb #12419f4b
+# %% ../../nbs/04a_readers.ipynb #e360b6b9
 READERS:dict[str,Reader] = {
     'ucf101': Reader(ucf101, 'UCF-101/Archery/v_Archery_g01_c01.avi and ucfTrainTestlist/trainlist01.txt'),
     'hmdb51': Reader(hmdb51, 'hmdb51_org/brush_hair/….avi (a rar per class inside hmdb51_org.rar) and testTrainMulti_7030_splits/brush_hair_test_split1.txt'),
@@ -551,29 +570,36 @@ READERS:dict[str,Reader] = {
 _OTHER_NAMES = dict(csv='football', ucfsports='ucf-sports', ucf_sports='ucf-sports', youtube='ucf11', somethingsomethingv1='sthv1', ssv1='sthv1', somethingsomethingv2='sthv2', ssv2='sthv2', kinetics='kinetics400', k400='kinetics400',
                     mpii='mpii-cooking', charades='charades-sta', activitynet='activitynet-captions', anet='activitynet-captions', anetcaptions='activitynet-captions')
 
-# %% ../../nbs/04a_readers.ipynb #432a43c5
+# %% ../../nbs/04a_readers.ipynb #8769996f
+def readers()->dict[str,Reader]:
+    "All data sets by name: those of this chapter and of the next."
+    from fgar.data.readers_more import MORE             # which begins with what is above
+    return READERS | MORE
+
 def reader_name(
-    name:str    # a name in `READERS`, or one people use for it
+    name:str    # a name in `readers()`, or one people use for it
 )->str:
     "The name of a data set, whatever its hyphens and capitals."
-    plain = {re.sub('[^a-z0-9]', '', known): known for known in READERS} | {re.sub('[^a-z0-9]', '', other): known for other,known in _OTHER_NAMES.items()}
-    return plain.get(re.sub('[^a-z0-9]', '', name.lower())) or check_choice('name', name, READERS)
+    known = readers()
+    plain = {re.sub('[^a-z0-9]', '', each): each for each in known} | {re.sub('[^a-z0-9]', '', other): known for other,known in _OTHER_NAMES.items()}
+    return plain.get(re.sub('[^a-z0-9]', '', name.lower())) or check_choice('name', name, known)
 
 def read_dataset(
-    name:str,                           # a data set of `READERS`
+    name:str,                           # a data set of `readers()`
     root:str|Path,                      # its folder
     annotations:str|Path=None,          # its label files if they are elsewhere
     keep:bool=False,                    # keep rows whose file is missing
     fractions:tuple[float,...]=(),      # deal anew by whole groups: train and test, or train, val and test
     seed:int=0,                         # of that dealing
     skip:str|Path=None,                 # a folder below root not to look into
-    **options                           # split, label, fps: what the reader takes
+    **options                           # split, label, fps, around, classes: what the reader takes
 )->Reading:
     "Read a data set's own files."
-    reader = READERS[name := reader_name(name)]
-    allowed = [option for option in inspect.signature(reader.rows).parameters if option != 'labels']
-    for option in options:
+    reader = readers()[name := reader_name(name)]
+    allowed = {option: about.annotation for option, about in inspect.signature(reader.rows).parameters.items() if option != 'labels'}
+    for option, value in options.items():
         if option not in allowed: raise ValueError(f"{option}: {name} has no such choice" + (f"; it has {', '.join(allowed)}" if allowed else ''))
+        if get_origin(allowed[option]) is Literal: check_choice(option, value, get_args(allowed[option]))
     if isinstance(options.get('split'), int) and name in ('ucf101', 'hmdb51') and not 1 <= options['split'] <= 3: raise ValueError(f"split: expected 1, 2 or 3, got {options['split']}")
     if fractions and (len(fractions) not in (2, 3) or min(fractions) <= 0): raise ValueError(f'fractions: expected sizes above 0 for train and test, or train, val and test, got {fractions}')
     labels = Labels(name, Tree(root, skip), annotations, reader.layout)
@@ -586,16 +612,18 @@ def read_dataset(
         reading = replace(reading, manifest=manifest, notes=(*notes, f"dealt {':'.join(f'{10*x/sum(dealt):.3g}' for x in dealt)} by whole groups, seed {seed}; {why}"))
     return replace(reading, notes=(*reading.notes, f'missing files are normal here: {reader.normal}')) if reader.normal and len(reading.missing) else reading
 
-# %% ../../nbs/04a_readers.ipynb #722f4dbf
+# %% ../../nbs/04a_readers.ipynb #d5f92a4c
 @dataclass(frozen=True)
 class DataConfig:
     "Read a data set's own label files and write a manifest."
-    name:str                          # ucf101, hmdb51, ucf11, ucf-sports, sthv1, sthv2, jester, kinetics400, diving48, mpii-cooking, tacos, charades-sta, activitynet-captions, football
+    name:str                          # ucf101, hmdb51, ucf11, ucf-sports, sthv1, sthv2, jester, kinetics400, diving48, mpii-cooking, tacos, charades-sta, activitynet-captions, football; something-else, golfdb, thetis, spot-tennis, soccernet-ball, mlb-youtube, epic-kitchens-100, mpii-cooking-2, mmaction2 …; another name lists all
     root:str                          # folder of the data set, as its archives unpack
     out:str = 'manifest.csv'          # CSV to write; what was left out goes to a second one beside it
     annotations:str|None = None       # folder of the label files if they are not below root
     split:int|None = None             # which of the official splits, counted from 1; ucf11: which group is the test
-    label:Label|None = None           # charades-sta, activitynet-captions: action, sentence, or auto for the action where it is given
+    label:str|None = None             # what the label is, where a set gives several: action or sentence, verb or noun, event, club or view …; a wrong word lists them
+    around:float|None = None          # seconds on either side, for sets that label moments (spot-…, golfdb, soccernet-ball)
+    classes:str|None = None           # mmaction2: file of class names, in the order of their numbers
     fractions:tuple[float,...] = ()   # deal anew by whole groups: train test, or train val test, such as 2 1 1
     seed:int = 0                      # of that dealing
     fps:float|None = None             # of folders of images (sthv1: 12), or of label files that count frames
@@ -604,7 +632,7 @@ class DataConfig:
     keep:bool = False                 # keep rows whose file is missing
     quiet:bool = False                # no progress bar
 
-# %% ../../nbs/04a_readers.ipynb #ebd72f80
+# %% ../../nbs/04a_readers.ipynb #3837cdfb
 def write_reading(
     reading:Reading,    # as from `read_dataset`
     out:str|Path        # CSV to write
@@ -627,7 +655,7 @@ def next_commands(
     train = ['fgar', 'train', '--data', str(out), *where, *flip_flags(reading.manifest.labels)]
     return [shlex.join(['fgar', 'check', str(out)]), shlex.join(train) if splits <= {''} or 'train' in splits else 'no training rows yet: add the training list, or deal anew with --fractions 7 3']
 
-# %% ../../nbs/04a_readers.ipynb #f11b45b1
+# %% ../../nbs/04a_readers.ipynb #76ad5f87
 def _check_out(out:str)->None:
     "Whether a manifest can be written there, before an hour of reading."
     out = Path(os.path.realpath(out))
@@ -642,13 +670,14 @@ def run_data(
     config:DataConfig    # of the command
 )->int:                  # exit code
     "The command `fgar data`."
-    given = {option: value for option in ('split', 'label', 'fps') if (value := getattr(config, option)) is not None}
-    if 'fps' not in inspect.signature(READERS[reader_name(config.name)].rows).parameters: given.pop('fps', None)
+    given = {option: value for option in ('split', 'label', 'around', 'classes', 'fps') if (value := getattr(config, option)) is not None}
+    reader = readers()[reader_name(config.name)]
+    if 'fps' not in inspect.signature(reader.rows).parameters: given.pop('fps', None)
     _check_out(config.out)
     out = Path(config.out)
     videos = config.videos or out.with_name(f'{out.stem}_videos')
     reading = read_dataset(config.name, config.root, config.annotations, config.keep, tuple(config.fractions), config.seed, videos, **given)
-    if reading.folders: reading = encode(reading, videos, config.fps or READERS[reading.name].fps, config.workers, not config.quiet)
+    if reading.folders: reading = encode(reading, videos, config.fps or reader.fps, config.workers, not config.quiet)
     left = write_reading(reading, out)
     print(reading)
     if left: print(f'left out, with reasons: {left.name} beside the manifest')
