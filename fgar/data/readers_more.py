@@ -6,7 +6,7 @@
 __all__ = ['IMAGES_FPS', 'GOLF_EVENTS', 'STROKES', 'MORE', 'moment', 'spot', 'soccernet_ball', 'golfdb', 'thetis', 'mlb_youtube',
            'epic_kitchens', 'mpii_cooking_2', 'mmaction2', 'object_boxes']
 
-# %% ../../nbs/04c_more_readers.ipynb #fae1a6a3
+# %% ../../nbs/04c_more_readers.ipynb #abab9636
 import json, re
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +17,7 @@ import pandas as pd
 from .datasets import VIDEO_ENDINGS, _some
 from .readers import LabelError, Labels, Reader, _clock, _part, _rate, something
 
-# %% ../../nbs/04c_more_readers.ipynb #1029e147
+# %% ../../nbs/04c_more_readers.ipynb #6fb24f98
 def moment(
     at:float,                      # s
     around:float,                  # s on either side
@@ -27,7 +27,7 @@ def moment(
     if not around > 0: raise ValueError(f'around: expected more than 0 s on either side of a moment, got {around}')
     return dict(start=max(at - around, 0.), end=min(at + around, length), moment=at)
 
-# %% ../../nbs/04c_more_readers.ipynb #c1b114c0
+# %% ../../nbs/04c_more_readers.ipynb #deee1e2c
 IMAGES_FPS = 25     # of folders of images, where nothing says otherwise
 
 def _event_rate(labels:Labels, key:str, stated:float, fps:float|None)->float:
@@ -56,7 +56,7 @@ def spot(
                            reason=f"label not in the list of classes: {event['label']!r}" if known and event['label'] not in known else '')
         if quiet: labels.notes.append(f'{path.name}: clips without an event, so without a row: {quiet}')
 
-# %% ../../nbs/04c_more_readers.ipynb #857d37af
+# %% ../../nbs/04c_more_readers.ipynb #d37658ee
 def soccernet_ball(
     labels:Labels,             # …/game/Labels-ball.json beside 720p.mp4 or 224p.mp4; lists of games and classes as T-DEED has them, if there are any
     around:float=.5            # s on either side of a moment
@@ -75,7 +75,7 @@ def soccernet_ball(
                        reason=f"label not in the list of classes: {event['label']!r}" if known and event['label'] not in known else '')
     for game, part in games.items(): yield dict(key=game, split=part, group=game.rpartition('/')[2], reason='no Labels-ball.json: the events come with the SoccerNet agreement')
 
-# %% ../../nbs/04c_more_readers.ipynb #bc337c56
+# %% ../../nbs/04c_more_readers.ipynb #b2f90209
 GOLF_EVENTS = ('address', 'toe-up', 'mid-backswing', 'top', 'mid-downswing', 'impact', 'mid-follow-through', 'finish')
 
 def _mat(labels:Labels, path:Path, name:str):
@@ -104,7 +104,7 @@ def golfdb(
         if label != 'event': yield row | dict(label=swing[label], start=begin/rate, end=(end + 1)/rate)
         else: yield from (row | dict(label=name, **moment(int(at)/rate, around, (end + 1)/rate)) for name, at in zip(GOLF_EVENTS, events[1:-1]))
 
-# %% ../../nbs/04c_more_readers.ipynb #67695ebe
+# %% ../../nbs/04c_more_readers.ipynb #77ef15ba
 STROKES = dict(backhand='backhand', backhand2h='backhand with two hands', bslice='backhand slice', bvolley='backhand volley', foreflat='forehand flat', foreopen='forehand open stance', fslice='forehand slice', fvolley='forehand volley',
                serflat='flat service', serkick='kick service', serslice='slice service', smash='smash')
 
@@ -119,7 +119,7 @@ def thetis(
             fine = STROKES.get(found[2]) if found else None
             yield dict(key=row['video'], label=row['coarse'] if label == 'coarse' else fine or '', coarse=row['coarse'], split=_part(row['part']), group=found[1] if found else '', reason='' if fine else f"no shot in the name {row['video']!r}")
 
-# %% ../../nbs/04c_more_readers.ipynb #9ce18e21
+# %% ../../nbs/04c_more_readers.ipynb #d48663c5
 def mlb_youtube(
     labels:Labels      # mlb-youtube-segmented.json and mlb-youtube-negative.json
 )->Iterable[dict]:
@@ -135,7 +135,7 @@ def mlb_youtube(
             whole = labels.tree.find(name)[0] is None and labels.tree.find(video)[0] is not None         # games, or clips cut from them
             yield dict(**(dict(key=video, start=start, end=end) if whole else dict(key=name)), label=' + '.join(words), labels='; '.join(words), split=split, group=video, pitch=about.get('type', ''), reason='' if words else 'no label given')
 
-# %% ../../nbs/04c_more_readers.ipynb #4b8ef213
+# %% ../../nbs/04c_more_readers.ipynb #64144872
 def epic_kitchens(
     labels:Labels,                                       # EPIC_100_train.csv, EPIC_100_validation.csv, EPIC_100_verb_classes.csv, EPIC_100_noun_classes.csv
     label:Literal['action', 'verb', 'noun']='action'     # the pair, or one of the two
@@ -148,7 +148,7 @@ def epic_kitchens(
             yield dict(key=row['video_id'], label=dict(action=f'{verb} {noun}', verb=verb, noun=noun)[label], split=_part(path.name), start=_clock(row['start_timestamp']), end=_clock(row['stop_timestamp']), group=row['video_id'],
                        person=row['participant_id'], narration=row.get('narration', ''), sentence=row.get('narration_id', ''))
 
-# %% ../../nbs/04c_more_readers.ipynb #a48fddae
+# %% ../../nbs/04c_more_readers.ipynb #f18362f3
 def mpii_cooking_2(
     labels:Labels,          # attributesAnnotations_MPII-Cooking-2.mat; sequencesTrainAttr.txt, sequencesVal.txt, sequencesTest.txt
     fps:float=None          # frames per second; None for each file's own
@@ -171,7 +171,7 @@ def mpii_cooking_2(
         sequence = re.sub('-cam-.*', '', video)
         if activity in activities: yield dict(key=video, label=activity, split=split.get(sequence, ''), start=(first - 1)/rates[video], end=last/rates[video], group=sequence.partition('-')[0], reason='' if sequence in split else 'in no list of sequences')
 
-# %% ../../nbs/04c_more_readers.ipynb #2ac6fc22
+# %% ../../nbs/04c_more_readers.ipynb #f775667a
 def _numbered(names:list[str], numbers:list[int], labels:Labels)->dict:
     "Label, labels and reason of a row with class numbers."
     wrong = [n for n in numbers if names and not 0 <= n < len(names)]
@@ -195,7 +195,7 @@ def _proposals(labels:Labels, path:Path, names:list[str])->Iterable[dict]:
         for number, start, end in (line.split() for line in rest[:int(count)]): yield dict(key=key.strip(), start=float(start)/float(rate), end=float(end)/float(rate), **_numbered(names, [int(number)], labels))
     labels.notes.append(f'{path.name}: proposals, which are no labels, left aside: {proposals}')
 
-# %% ../../nbs/04c_more_readers.ipynb #93cce92d
+# %% ../../nbs/04c_more_readers.ipynb #02e133f4
 def mmaction2(
     labels:Labels,          # text lists, JSON lists, proposal lists; label_map*.txt
     classes:str=None,       # file of class names in the order of their numbers; None for a label_map*.txt among the label files
@@ -213,14 +213,14 @@ def mmaction2(
             rows = (dict(key=entry['filename'], label=words[0] if words else '', labels='; '.join(words), reason='' if words else 'no label given')
                     for entry in content for words in [[f'{kind} {n}' for kind in sorted(entry['label'], key=lambda kind: (kind != 'action', kind)) for n in entry['label'][kind]]])
         else:                                                           # {video: {annotations: [{segment, label}]}}, or {video: [sentences]}
-            rows = (dict(key=video, label=text, sentence=text) if isinstance(one, str) else dict(key=video, label=one['label'], start=float(one['segment'][0]), end=float(one['segment'][1]), subset=entry.get('subset', ''))
+            rows = (dict(key=video, label=one, sentence=one) if isinstance(one, str) else dict(key=video, label=one['label'], start=float(one['segment'][0]), end=float(one['segment'][1]), subset=entry.get('subset', ''))
                     for video, entry in content.get('database', content).items() for entry in [entry if isinstance(entry, dict) else dict(annotations=entry)] for one in entry['annotations'])
         for row in rows: yield dict(split=_part(row.pop('subset', '')) or part, group=row['key']) | row
 
 def _head_is_proposal(path:Path)->bool:
     with open(path, 'rb') as file: return file.read(1) == b'#'
 
-# %% ../../nbs/04c_more_readers.ipynb #991b7f4b
+# %% ../../nbs/04c_more_readers.ipynb #e936732c
 def object_boxes(
     path:str|Path      # JSON: video → frames with labels, each with a category and a box2d
 )->pd.DataFrame:       # a row per box: video, frame (from 0), name, x1, y1, x2, y2 (px)
@@ -229,7 +229,7 @@ def object_boxes(
             for video, frames in json.loads(Path(path).read_text(encoding='utf-8')).items() for frame in frames for box in frame['labels']]
     return pd.DataFrame(rows, columns=['video', 'frame', 'name', 'x1', 'y1', 'x2', 'y2'])
 
-# %% ../../nbs/04c_more_readers.ipynb #05beb11d
+# %% ../../nbs/04c_more_readers.ipynb #b71ee7a1
 _SPOT = 'data/{0}/train.json, val.json, test.json and class.txt (or {0}_train.json …), with videos or folders of images called as in the JSON'
 MORE:dict[str,Reader] = {
     'something-else': Reader(something, '20bn-something-something-v2/7.webm and compositional/train.json, validation.json, labels.json'),
