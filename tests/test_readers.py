@@ -437,6 +437,14 @@ def test_read_only_output(tmp_path):
     make(tmp_path/'data', UCF); (tmp_path/'closed').mkdir(mode=0o500)
     with pytest.raises(OSError, match='cannot write here'): run_data(DataConfig('ucf101', str(tmp_path/'data'), str(tmp_path/'closed/m.csv')))
 
+@pytest.mark.parametrize('number', [13, 30])      # permission denied, read-only file system
+def test_read_only_output_whoever_runs_it(tmp_path, monkeypatch, number):
+    make(tmp_path/'data', UCF)
+    def refuse(*_, **__): raise OSError(number, os.strerror(number))
+    monkeypatch.setattr('tempfile.TemporaryFile', refuse)
+    with pytest.raises(OSError, match='out: cannot write here') as e: run_data(DataConfig('ucf101', str(tmp_path/'data'), str(tmp_path/'m.csv')))
+    assert e.value.errno == number and os.strerror(number) in str(e.value) and not (tmp_path/'m.csv').exists()
+
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     make(tmp_path, UCF)
     scandir = os.scandir
