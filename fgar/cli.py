@@ -188,7 +188,7 @@ def main(
     except SystemExit as e: return e.code if isinstance(e.code, int) else 2
     except KeyboardInterrupt as e: print(f'\nfgar {args[0]}: {e or "interrupted"}', file=sys.stderr); return 130
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 0      # fgar models | head
-    except (ValueError, KeyError, OSError, FloatingPointError, RuntimeError) as e:
+    except (ValueError, KeyError, OSError, FloatingPointError, RuntimeError, ImportError) as e:
         if os.environ.get('FGAR_DEBUG'): raise
         print(f'fgar {args[0]}: {e}', file=sys.stderr)
         return 1
