@@ -7,7 +7,7 @@ __all__ = ['COMMANDS', 'POSITIONAL', 'Predict', 'Recipes', 'Models', 'Check', 'C
            'run_predict', 'run_recipes', 'run_models', 'run_check', 'run_court26', 'run_demo', 'place', 'overview',
            'parse', 'main']
 
-# %% ../nbs/54_command.ipynb #648eb843
+# %% ../nbs/54_command.ipynb #238c373d
 import importlib, json, os, sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import tyro
 
 from . import __version__, core
 
-# %% ../nbs/54_command.ipynb #62fede3a
+# %% ../nbs/54_command.ipynb #e9172efe
 @dataclass(frozen=True)
 class Predict:
     "Rank the labels of a video, window by window."
@@ -63,7 +63,7 @@ class Court26:
     classes:tuple[str,...] = ()       # labels to draw; all 26 if empty
     seed:int = 0                      # same seed, same clips
 
-# %% ../nbs/54_command.ipynb #abb4c4f7
+# %% ../nbs/54_command.ipynb #feb2a19b
 def run_train(config)->int:
     from fgar.train import train
     run = train(config)
@@ -140,7 +140,7 @@ def run_demo(config)->int:
     demo(config)
     return 0
 
-# %% ../nbs/54_command.ipynb #7e14a62a
+# %% ../nbs/54_command.ipynb #c353cb1d
 def place(module:str, name:str):
     "A function that is imported when it is called: the command must start quickly."
     return lambda config: getattr(importlib.import_module(module), name)(config)
@@ -179,11 +179,11 @@ def parse(
     default = {}
     if command == 'train':
         args = [part for a in args for part in (a.split('=', 1) if a.startswith(('--config=', '--recipe=')) else [a])]
+        if {'--config', '--recipe'} <= set(args): raise ValueError('config, recipe: expected one of them, got both. A config.json already holds every value')
         for flag, what in (('--config', 'the path of a config.json'), ('--recipe', 'a name that fgar recipes lists')):
             if flag not in args: continue
             at = args.index(flag)
             if at + 1 == len(args): raise ValueError(f'{flag[2:]}: expected {what} after {flag}, got nothing')
-            if default: raise ValueError('config, recipe: expected one of them, got both. A config.json already holds every value')
             default = dict(default=config.read(args[at+1]) if flag == '--config' else importlib.import_module('fgar.recipes').recipe(args[at+1]))
             args = args[:at] + args[at+2:]
     if command in POSITIONAL and len(args) >= len(POSITIONAL[command]) and not any(a.startswith('-') for a in args[:len(POSITIONAL[command])]):
@@ -191,7 +191,7 @@ def parse(
         args = [x for name, value in zip(names, args) for x in (f'--{name}', value)] + args[len(names):]
     return tyro.cli(config, args=args, prog=f'fgar {command}', **default)
 
-# %% ../nbs/54_command.ipynb #1902beb9
+# %% ../nbs/54_command.ipynb #3a229f61
 def main(
     args:list[str]=None   # as on the command line; None for `sys.argv`
 )->int:                   # exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted
@@ -210,6 +210,6 @@ def main(
         print(f'fgar {args[0]}: {e}', file=sys.stderr)
         return 1
 
-# %% ../nbs/54_command.ipynb #28e4765c
+# %% ../nbs/54_command.ipynb #3fc1d14e
 #| eval: false
 if __name__ == '__main__': sys.exit(main())
