@@ -7,7 +7,7 @@ __all__ = ['COMMANDS', 'POSITIONAL', 'Predict', 'Recipes', 'Models', 'Check', 'C
            'run_predict', 'run_recipes', 'run_models', 'run_check', 'run_court26', 'run_demo', 'place', 'overview',
            'parse', 'main']
 
-# %% ../nbs/54_command.ipynb #238c373d
+# %% ../nbs/54_command.ipynb #8e6348c6
 import importlib, json, os, sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import tyro
 
 from . import __version__, core
 
-# %% ../nbs/54_command.ipynb #e9172efe
+# %% ../nbs/54_command.ipynb #540cc104
 @dataclass(frozen=True)
 class Predict:
     "Rank the labels of a video, window by window."
@@ -63,7 +63,7 @@ class Court26:
     classes:tuple[str,...] = ()       # labels to draw; all 26 if empty
     seed:int = 0                      # same seed, same clips
 
-# %% ../nbs/54_command.ipynb #feb2a19b
+# %% ../nbs/54_command.ipynb #27c93f34
 def run_train(config)->int:
     from fgar.train import train
     run = train(config)
@@ -140,7 +140,7 @@ def run_demo(config)->int:
     demo(config)
     return 0
 
-# %% ../nbs/54_command.ipynb #c353cb1d
+# %% ../nbs/54_command.ipynb #c5d6b6cb
 def place(module:str, name:str):
     "A function that is imported when it is called: the command must start quickly."
     return lambda config: getattr(importlib.import_module(module), name)(config)
@@ -191,7 +191,7 @@ def parse(
         args = [x for name, value in zip(names, args) for x in (f'--{name}', value)] + args[len(names):]
     return tyro.cli(config, args=args, prog=f'fgar {command}', **default)
 
-# %% ../nbs/54_command.ipynb #3a229f61
+# %% ../nbs/54_command.ipynb #49bbce49
 def main(
     args:list[str]=None   # as on the command line; None for `sys.argv`
 )->int:                   # exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted
@@ -205,11 +205,11 @@ def main(
     except SystemExit as e: return e.code if isinstance(e.code, int) else 2
     except KeyboardInterrupt as e: print(f'\nfgar {args[0]}: {e or "interrupted"}', file=sys.stderr); return 130
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 0      # fgar models | head
-    except (ValueError, KeyError, OSError, FloatingPointError, RuntimeError) as e:
+    except (ValueError, KeyError, OSError, FloatingPointError, RuntimeError, ImportError) as e:
         if os.environ.get('FGAR_DEBUG'): raise
         print(f'fgar {args[0]}: {e}', file=sys.stderr)
         return 1
 
-# %% ../nbs/54_command.ipynb #3fc1d14e
+# %% ../nbs/54_command.ipynb #0fb72d73
 #| eval: false
 if __name__ == '__main__': sys.exit(main())

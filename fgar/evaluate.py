@@ -7,7 +7,7 @@ __all__ = ['view_scores', 'score_loader', 'Evaluation', 'EvaluateConfig', 'choos
            'computed_flow', 'evaluate', 'Window', 'window_times', 'predict', 'caption', 'write_overlay', 'write_report',
            'close_figures']
 
-# %% ../nbs/51_evaluation.ipynb #53122c78
+# %% ../nbs/51_evaluation.ipynb #7cc5628f
 import base64, html, io, json, math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from .ops.flow import BACKENDS
 from .synthetic import CLASSES, COARSE
 from .train import Checkpoint, MemoryLoader, coarse_of, court26_loader, flow_source, load_checkpoint
 
-# %% ../nbs/51_evaluation.ipynb #a2f710d6
+# %% ../nbs/51_evaluation.ipynb #1532ea0f
 @torch.no_grad()
 def view_scores(
     model:ActionModel,            # in evaluation mode
@@ -57,7 +57,7 @@ def view_scores(
     with torch.autocast(frames.device.type, dtype=precision, enabled=precision is not None): scores = model(*views).scores
     return rearrange(scores, '(n v) k -> n v k', n=n).mean(1)
 
-# %% ../nbs/51_evaluation.ipynb #c7c55b5c
+# %% ../nbs/51_evaluation.ipynb #917fdf45
 def score_loader(
     model:ActionModel,           # any registered system
     loader,                      # batches as from `fgar.data.datasets.Loader`
@@ -80,7 +80,7 @@ def score_loader(
     if not scores: raise ValueError('data: expected at least one readable video, got none' + (f"; first reason: {': '.join(failed[0])}" if failed else ''))
     return torch.cat(scores).cpu(), torch.cat(target).cpu(), torch.cat(index).cpu(), failed
 
-# %% ../nbs/51_evaluation.ipynb #86117344
+# %% ../nbs/51_evaluation.ipynb #517f93c5
 @dataclass(frozen=True)
 class Evaluation:
     "Scores of a data set, and what follows from them."
@@ -141,7 +141,7 @@ class Evaluation:
         with atomic_write(folder/'per_clip.csv') as f: self.per_clip.to_csv(f, index=False)
         return folder
 
-# %% ../nbs/51_evaluation.ipynb #cfa8bf89
+# %% ../nbs/51_evaluation.ipynb #9f9e9efa
 @dataclass(frozen=True)
 class EvaluateConfig:
     "Score a checkpoint on labelled clips; say what was right and what was confused with what."
@@ -240,10 +240,10 @@ def evaluate(
         close_figures(parts)
     return result
 
-# %% ../nbs/51_evaluation.ipynb #80b944d8
+# %% ../nbs/51_evaluation.ipynb #2904ecac
 callable_module(__name__, evaluate)
 
-# %% ../nbs/51_evaluation.ipynb #85bf4cc9
+# %% ../nbs/51_evaluation.ipynb #d631e589
 @dataclass(frozen=True)
 class Window:
     "What a model says about a stretch of a video."
@@ -296,7 +296,7 @@ def predict(
     if overlay: write_overlay(path, overlay, found)
     return found
 
-# %% ../nbs/51_evaluation.ipynb #8978adf1
+# %% ../nbs/51_evaluation.ipynb #d7b16d28
 def caption(
     window:Window,      # what to write
     width:int,          # of the frames, px
@@ -337,7 +337,7 @@ def write_overlay(
             yield frames
     write_video(out, drawn(), fps=info.fps)
 
-# %% ../nbs/51_evaluation.ipynb #f2fab477
+# %% ../nbs/51_evaluation.ipynb #df744afd
 def _figure(part):
     "The figure that a part of a report is, or that its axes (one or an array) belong to; None for other parts."
     return part if isinstance(part, Figure) else getattr(np.asarray(part, dtype=object).flat[0], 'figure', None)
