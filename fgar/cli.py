@@ -7,7 +7,7 @@ __all__ = ['COMMANDS', 'POSITIONAL', 'Predict', 'Recipes', 'Models', 'Check', 'C
            'run_predict', 'run_recipes', 'run_models', 'run_check', 'run_court26', 'run_demo', 'place', 'overview',
            'parse', 'main']
 
-# %% ../nbs/54_command.ipynb #8e6348c6
+# %% ../nbs/54_command.ipynb #f360a9d3
 import importlib, json, os, sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import tyro
 
 from . import __version__, core
 
-# %% ../nbs/54_command.ipynb #540cc104
+# %% ../nbs/54_command.ipynb #3ae09f40
 @dataclass(frozen=True)
 class Predict:
     "Rank the labels of a video, window by window."
@@ -63,7 +63,7 @@ class Court26:
     classes:tuple[str,...] = ()       # labels to draw; all 26 if empty
     seed:int = 0                      # same seed, same clips
 
-# %% ../nbs/54_command.ipynb #27c93f34
+# %% ../nbs/54_command.ipynb #a7ad5903
 def run_train(config)->int:
     from fgar.train import train
     run = train(config)
@@ -110,6 +110,7 @@ def run_check(config:Check)->int:
     if not source.exists(): raise FileNotFoundError(f'source: expected a manifest, a folder or a video, got {config.source!r}, which is not there')
     if source.suffix.lower() == '.csv':
         manifest = Manifest.read(source)
+        if 'subject' in manifest.rows and not any(manifest.rows.group): manifest.rows['group'] = manifest.rows.subject        # a person must not be on both sides
         files = {name: manifest.folder/name.replace('\\', '/') for name in dict.fromkeys(manifest.rows.path)}
     elif source.is_dir() and config.out:
         manifest = Manifest.from_folder(source)
@@ -140,7 +141,7 @@ def run_demo(config)->int:
     demo(config)
     return 0
 
-# %% ../nbs/54_command.ipynb #c5d6b6cb
+# %% ../nbs/54_command.ipynb #faf4f934
 def place(module:str, name:str):
     "A function that is imported when it is called: the command must start quickly."
     return lambda config: getattr(importlib.import_module(module), name)(config)
@@ -150,6 +151,7 @@ COMMANDS:dict[str,tuple] = {   # name: config class or its place, function, one 
     'evaluate': ('fgar.evaluate:EvaluateConfig', run_evaluate, 'score a checkpoint on labelled clips'),
     'predict': (Predict, run_predict, 'rank the labels of a video'),
     'models': (Models, run_models, 'list the systems'),
+    'export': ('fgar.export:ExportConfig', place('fgar.export', 'run_export'), 'write a checkpoint as an ONNX file, which runs without torch'),
     'recipes': (Recipes, run_recipes, 'list the trainings that have a name'),
     'check': (Check, run_check, 'find the broken files of a folder or manifest'),
     'data': ('fgar.data.readers:DataConfig', place('fgar.data.readers', 'run_data'), "turn a data set's own label files into a manifest"),
@@ -191,7 +193,7 @@ def parse(
         args = [x for name, value in zip(names, args) for x in (f'--{name}', value)] + args[len(names):]
     return tyro.cli(config, args=args, prog=f'fgar {command}', **default)
 
-# %% ../nbs/54_command.ipynb #49bbce49
+# %% ../nbs/54_command.ipynb #59445691
 def main(
     args:list[str]=None   # as on the command line; None for `sys.argv`
 )->int:                   # exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted
@@ -210,6 +212,6 @@ def main(
         print(f'fgar {args[0]}: {e}', file=sys.stderr)
         return 1
 
-# %% ../nbs/54_command.ipynb #0fb72d73
+# %% ../nbs/54_command.ipynb #370978bb
 #| eval: false
 if __name__ == '__main__': sys.exit(main())
