@@ -7,7 +7,7 @@ __all__ = ['PARENTS', 'FILES', 'SOURCES', 'fill_missing', 'normalise', 'skeleton
            'TemporalKernelAttention', 'GraphTransformer', 'SkeletonNet', 'GTN', 'DGCN', 'named_joints', 'read_skeleton',
            'skeleton_seconds', 'skeleton_loader']
 
-# %% ../../nbs/41a_skeletons.ipynb #a6696b73
+# %% ../../nbs/41a_skeletons.ipynb #9a9058bf
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from ..core import JOINTS, ActionModel, Prediction, check_shape, register
 from ..ops.attention import attend
 
-# %% ../../nbs/41a_skeletons.ipynb #bc4bca43
+# %% ../../nbs/41a_skeletons.ipynb #c6230286
 PARENTS = (1, 2, 2, 1, 1, 3, 4, 5, 6, 2, 2, 9, 10, 11, 12)      # of each joint of `fgar.motion.JOINTS`; the pelvis is its own
 
-# %% ../../nbs/41a_skeletons.ipynb #dcc3348d
+# %% ../../nbs/41a_skeletons.ipynb #dd3ddd04
 def fill_missing(
     pose:Tensor      # (N, 2, T, V); NaN where a joint was not found
 )->Tensor:           # (N, 2, T, V) without NaN
@@ -49,7 +49,7 @@ def normalise(
     torso = (pose[..., 1] - pose[..., 2]).norm(dim=1).mean(1).clamp(min=1e-3)                           # N
     return (pose - pose[..., 2].mean(2)[..., None, None])/torso[:, None, None, None]
 
-# %% ../../nbs/41a_skeletons.ipynb #9c3ef283
+# %% ../../nbs/41a_skeletons.ipynb #b85fd16e
 def skeleton_graph()->tuple[Tensor,Tensor,Tensor]:      # (3, 15, 15) self, parent, children, rows sum to 1 or 0; (15, 15) modes, columns; (15,) eigenvalues, rising
     "Matrices of the skeleton: neighbours by direction, and the eigenvectors of its Laplacian."
     child = torch.tensor([j for j, p in enumerate(PARENTS) if j != p], device='cpu')
@@ -58,7 +58,7 @@ def skeleton_graph()->tuple[Tensor,Tensor,Tensor]:      # (3, 15, 15) self, pare
     value, mode = torch.linalg.eigh((up + up.T).sum(1).diag().double() - up.double() - up.T.double())
     return tuple(torch.tensor(x.tolist()) for x in (near/near.sum(2, keepdim=True).clamp(min=1), mode, value))      # on the default device
 
-# %% ../../nbs/41a_skeletons.ipynb #4b999f8c
+# %% ../../nbs/41a_skeletons.ipynb #ecd26044
 def spectral_filter(
     x:Tensor,        # (N, C, T, V)
     response:Tensor, # (C, V) factor of each mode
@@ -67,7 +67,7 @@ def spectral_filter(
     "Filter each channel by its response on the graph's frequencies (Chen et al. 2022)."
     return (x @ modes*response[:, None]) @ modes.T
 
-# %% ../../nbs/41a_skeletons.ipynb #90bb8bb8
+# %% ../../nbs/41a_skeletons.ipynb #b902b495
 def _time_conv(c, kernel, stride=1): return nn.Conv2d(c, c, (kernel, 1), (stride, 1), (kernel//2, 0))
 
 class DualDomain(nn.Module):
@@ -92,7 +92,7 @@ class DualDomain(nn.Module):
         y = F.relu(self.norm(vertex + self.spectral(spectral_filter(x, self.response, self.modes))))
         return F.relu(self.norm2(self.time(y)) + self.skip(x))
 
-# %% ../../nbs/41a_skeletons.ipynb #4ab584e0
+# %% ../../nbs/41a_skeletons.ipynb #124a98f2
 class TemporalKernelAttention(nn.Module):
     "Convolutions over time with several kernels, mixed per channel by a softmax (Liu et al. 2022)."
     def __init__(self,
@@ -134,7 +134,7 @@ class GraphTransformer(nn.Module):
         y = F.relu(self.norm(self.out(rearrange(y, 'n t h v d -> n (h d) t v'))))
         return F.relu(self.norm2(self.time(y)) + self.skip(x))
 
-# %% ../../nbs/41a_skeletons.ipynb #5a0b7b70
+# %% ../../nbs/41a_skeletons.ipynb #7c858adc
 class SkeletonNet(ActionModel):
     "Blocks on joints and blocks on bones, scores averaged."
     block = None                                     # set by the systems
@@ -170,7 +170,7 @@ class DGCN(SkeletonNet):
     "Graph convolution over neighbours and over frequencies on joints and bones (Chen et al. 2022)."
     block = DualDomain
 
-# %% ../../nbs/41a_skeletons.ipynb #166677cd
+# %% ../../nbs/41a_skeletons.ipynb #e1bb3746
 FILES = '.npy', '.npz', '.skeleton'
 
 SOURCES = {15: [[j] for j in range(15)],                                                                                      # joints whose mean each of ours is
