@@ -129,8 +129,8 @@ def page(path:Path, url:str='', link=lambda text: text):
     if path.stem[0].isdigit():
         cells.insert(1, new_raw_cell(f'<p class="run">Run it yourself: <code>make lab</code> in a <a href="{url}">clone</a>, then <code>nbs/{path.name}</code> · '
                                      f'<a href="notebooks/{path.stem}.json" download="{path.name}">this notebook alone</a>, whose first cell fetches the rest</p>', metadata={'raw_mimetype': 'text/html'}))
-    if tail: cells.append(new_markdown_cell(tail))
-    front = json.dumps({'title': title, 'description': claim, 'output-file': re.sub(r'^\d+[a-z]?_', '', path.stem) + '.html'}, ensure_ascii=False)   # JSON is YAML
+    if tail: cells.append(new_markdown_cell(link(tail)))
+    front = json.dumps({'title': title, 'description': claim}, ensure_ascii=False)                                # JSON is YAML
     nb.cells = [new_raw_cell(f'---\n{front}\n---'), *cells]
     return nb
 
@@ -148,7 +148,9 @@ def pages()->list[Path]:
     refresh_quarto_yml(); _build_modidx()
     shutil.rmtree(PROC, ignore_errors=True)
     shutil.copytree(NBS, PROC, ignore=shutil.ignore_patterns('*.ipynb', '.*', '__pycache__'))
-    url, link = settings()['git_url'], NbdevLookup().linkify
+    url, lookup = settings()['git_url'], NbdevLookup()
+    stems = {re.sub(r'^\d+[a-z]?_', '', p.stem): p.stem for p in NBS.glob('[0-9]*.ipynb')}                      # nbdev leaves the numbers out, and two pages would be datasets.html
+    link = lambda text: re.sub(r'\]\(/(\w+)\.html#([^.)]+)[^)]*\)', lambda m: f']({stems[m[1]]}.ipynb#{m[2]})', lookup.linkify(text))
     done = []
     for path in sorted(NBS.glob('*.ipynb')):
         nbformat.write(page(path, url, link), PROC/path.name)
@@ -158,9 +160,8 @@ def pages()->list[Path]:
 def render():
     "Quarto over _proc/, and the notebooks beside the pages."
     if not shutil.which('quarto'): raise SystemExit('quarto: expected on the PATH, got nothing. Install it from https://quarto.org, or see the notebooks themselves with `make lab`')
-    subprocess.run(['quarto', 'render', '--no-cache'], cwd=PROC, check=True)
     shutil.rmtree(DOCS, ignore_errors=True)
-    shutil.move(PROC/'_docs', DOCS)
+    subprocess.run(['quarto', 'render', '--no-cache'], cwd=PROC, check=True)
     (DOCS/'notebooks').mkdir()
     url = settings()['git_url']
     for path in NBS.glob('*.ipynb'): nbformat.write(alone(path, url), DOCS/'notebooks'/path.name)
