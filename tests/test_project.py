@@ -39,7 +39,7 @@ def test_chapter_says_how_long_it_runs(path):
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_links_between_chapters_resolve(path):
     for cell in cells(path, 'markdown'):
-        for target in re.findall(r'\]\(([^)#\s]+)', source(cell)):
+        for target in re.findall(r'\]\(([^)#\s]+)', source(cell)) + re.findall(r'src="([^"]+)"', source(cell)):
             if not re.match(r'https?:|mailto:|data:', target): assert (path.parent/target).exists(), target
 
 def test_sidebar_lists_every_notebook_once():

@@ -5,7 +5,7 @@
 
 A page shows what its notebook shows, exported code included (nbdev's own step would hide that), and ends with the reference: each exported function and class, arguments read from the source
 with their comments. Nothing is executed: outputs are those of the notebooks."""
-import argparse, ast, io, json, os, re, shutil, subprocess, sys, tokenize
+import argparse, ast, html, io, json, os, re, shutil, subprocess, sys, tokenize
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -84,7 +84,8 @@ def entry(node, notes:dict, anchor:str)->str:
 
 def reference(nb, module:str, url:str)->str:
     "The section at the end of a chapter that exports something; '' where there is nothing to say."
-    slugs = {re.sub(r'[^\w\- ]', '', h.lower()).strip().replace(' ', '-') for c in nb.cells if c.cell_type == 'markdown' for h in re.findall(r'^#+ (.+)$', c.source, re.M)}
+    slugs = {i for c in nb.cells for o in c.get('outputs', []) for i in re.findall(r'id="([\w.-]+)"', o.get('data', {}).get('text/html', ''))}
+    slugs |= {re.sub(r'[^\w\- ]', '', h.lower()).strip().replace(' ', '-') for c in nb.cells if c.cell_type == 'markdown' for h in re.findall(r'^#+ (.+)$', c.source, re.M)}
     found = []
     for cell in nb.cells:
         if cell.cell_type != 'code' or 'export' not in flags(cell): continue
@@ -122,13 +123,19 @@ def page(path:Path, url:str='', link=lambda text: text):
             caption = next((l for l in kept if re.match(r'#\|\s*fig-cap:', l)), None)
             if caption and 'fig-alt' not in names: kept.insert(0, caption.replace('fig-cap', 'fig-alt'))         # for those who hear the page
             cell.source = '\n'.join(kept)
+            words = re.match(r'#\|\s*fig-cap:\s*"(.*)"', caption)[1] if caption else ''
             for output in cell.outputs:
+                data = output.get('data', {})
                 if output.output_type == 'stream': output.text = re.sub(r'\x1b\[[0-9;]*m', '', output.text)
-        else: cell.source = link(cell.source)
+                elif 'text/html' in data:                                                                    # as raw HTML inside Markdown: for `text/html` Quarto would load two scripts from a network
+                    body = data['text/html'] + (f'\n<p class="figcaption">{html.escape(words)}</p>' if words and '<table' not in data['text/html'] else '')
+                    output.data = {'text/markdown': f'````{{=html}}\n{body}\n````'}
+        else: cell.source = re.sub(r'(?s)\A(\| video\.mp4.*?)(\n\n|\Z)', r'::: {.strip}\n\1\n:::\n\n', link(cell.source))
         cells.append(cell)
     if path.stem[0].isdigit():
         cells.insert(1, new_raw_cell(f'<p class="run">Run it yourself: <code>make lab</code> in a <a href="{url}">clone</a>, then <code>nbs/{path.name}</code> · '
                                      f'<a href="notebooks/{path.stem}.json" download="{path.name}">this notebook alone</a>, whose first cell fetches the rest</p>', metadata={'raw_mimetype': 'text/html'}))
+        title = f'{path.stem.split("_")[0]} {title}'
     if tail: cells.append(new_markdown_cell(link(tail)))
     front = json.dumps({'title': title, 'description': claim}, ensure_ascii=False)                                # JSON is YAML
     nb.cells = [new_raw_cell(f'---\n{front}\n---'), *cells]
