@@ -85,7 +85,7 @@ def entry(node, notes:dict, anchor:str)->str:
 def reference(nb, module:str, url:str)->str:
     "The section at the end of a chapter that exports something; '' where there is nothing to say."
     slugs = {i for c in nb.cells for o in c.get('outputs', []) for i in re.findall(r'id="([\w.-]+)"', o.get('data', {}).get('text/html', ''))}
-    slugs |= {re.sub(r'[^\w\- ]', '', h.lower()).strip().replace(' ', '-') for c in nb.cells if c.cell_type == 'markdown' for h in re.findall(r'^#+ (.+)$', c.source, re.M)}
+    slugs |= {re.sub(r'[^\w\- ]', '', h.lower()).strip().replace(' ', '-') for c in nb.cells[1:] if c.cell_type == 'markdown' for h in re.findall(r'^#+ (.+)$', c.source, re.M)}
     found = []
     for cell in nb.cells:
         if cell.cell_type != 'code' or 'export' not in flags(cell): continue
@@ -113,7 +113,8 @@ def page(path:Path, url:str='', link=lambda text: text):
     module = next((m[1] for c in nb.cells if (m := re.match(r'#\|\s*default_exp\s+(\S+)', c.source))), '')
     tail = reference(nb, module, url) if module else ''
     cells = []
-    for cell in nb.cells[1:]:
+    nb.cells[0].source = nb.cells[0].source.split('\n', 2)[2] if nb.cells[0].source.count('\n') > 1 else ''      # title and claim go to the page's head
+    for cell in nb.cells:
         names = flags(cell)
         if names & {'hide', 'default_exp'}: continue
         if cell.cell_type == 'code':
@@ -123,7 +124,7 @@ def page(path:Path, url:str='', link=lambda text: text):
             caption = next((l for l in kept if re.match(r'#\|\s*fig-cap:', l)), None)
             if caption and 'fig-alt' not in names: kept.insert(0, caption.replace('fig-cap', 'fig-alt'))         # for those who hear the page
             cell.source = '\n'.join(kept)
-            words = re.match(r'#\|\s*fig-cap:\s*"(.*)"', caption)[1] if caption else ''
+            words = caption.split(':', 1)[1].strip(' "') if caption else ''
             for output in cell.outputs:
                 data = output.get('data', {})
                 if output.output_type == 'stream': output.text = re.sub(r'\x1b\[[0-9;]*m', '', output.text)
@@ -131,7 +132,7 @@ def page(path:Path, url:str='', link=lambda text: text):
                     body = data['text/html'] + (f'\n<p class="figcaption">{html.escape(words)}</p>' if words and '<table' not in data['text/html'] else '')
                     output.data = {'text/markdown': f'````{{=html}}\n{body}\n````'}
         else: cell.source = re.sub(r'(?s)\A(\| video\.mp4.*?)(\n\n|\Z)', r'::: {.strip}\n\1\n:::\n\n', link(cell.source))
-        cells.append(cell)
+        if cell.source.strip(): cells.append(cell)
     if path.stem[0].isdigit():
         cells.insert(1, new_raw_cell(f'<p class="run">Run it yourself: <code>make lab</code> in a <a href="{url}">clone</a>, then <code>nbs/{path.name}</code> · '
                                      f'<a href="notebooks/{path.stem}.json" download="{path.name}">this notebook alone</a>, whose first cell fetches the rest</p>', metadata={'raw_mimetype': 'text/html'}))
@@ -157,7 +158,9 @@ def pages()->list[Path]:
     shutil.copytree(NBS, PROC, ignore=shutil.ignore_patterns('*.ipynb', '.*', '__pycache__'))
     url, lookup = settings()['git_url'], NbdevLookup()
     stems = {re.sub(r'^\d+[a-z]?_', '', p.stem): p.stem for p in NBS.glob('[0-9]*.ipynb')}                      # nbdev leaves the numbers out, and two pages would be datasets.html
-    link = lambda text: re.sub(r'\]\(/(\w+)\.html#([^.)]+)[^)]*\)', lambda m: f']({stems[m[1]]}.ipynb#{m[2]})', lookup.linkify(text))
+    def link(text):
+        text = re.sub(r'\[(`[^`]*`)\]\(/\w+\.html#_[^)]*\)', r'\1', lookup.linkify(text) or '')             # what is private has no entry
+        return re.sub(r'\]\(/(\w+)\.html#([^.)]+)[^)]*\)', lambda m: f']({stems[m[1]]}.ipynb#{m[2]})', text)
     done = []
     for path in sorted(NBS.glob('*.ipynb')):
         nbformat.write(page(path, url, link), PROC/path.name)

@@ -64,7 +64,7 @@ def animate(name, draw, count, width=4.8, height=1.65, ms=140, **layout):
         figure.canvas.draw(); pictures.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())); plt.close(figure)
     tall = Image.new('RGB', (pictures[0].width, pictures[0].height*min(4, count)))
     for i, p in enumerate(pictures[::max(1, count//4)][:4]): tall.paste(p, (0, i*p.height))
-    palette = tall.quantize(48, dither=Image.Dither.NONE)
+    palette = tall.quantize(40, dither=Image.Dither.NONE)
     first, *rest = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
     path = OUT/f'{name}.gif'
     first.save(path, save_all=True, append_images=rest, duration=[ms]*(count - 1) + [ms*5], loop=0, optimize=True, disposal=1)
@@ -83,26 +83,26 @@ def nts():
     animate('nts', draw, T, ncols=3)
 
 def mhssa():
-    frames, _, found = clip_shown(learn('mhssa-flow', stack=1))
-    weights = found['weights'][0].mean(1)                                                               # heads T: what each moment gets from all
+    frames, _, found = clip_shown(learn('mhssa-flow', steps=150, stack=1))
+    weights = found['weights'][0]                                                                       # heads T T: row asks, column answers
     def draw(axes, t):
         axes[0].imshow(frames[t]); axes[0].set_title(f'moment {t + 1} of {T}', fontsize=8)
         for h, ax in enumerate(axes[1:]):
-            ax.bar(range(T), weights[h], color=[COLORS[1] if i == t else '.8' for i in range(T)], width=.9)
-            ax.set(xlim=(-.6, T - .4), ylim=(0, weights.max()*1.1), xlabel='moment'); ax.set_title(f'head {h + 1}: weight', fontsize=8)
+            ax.bar(range(T), weights[h, t], color=[COLORS[1] if i == t else '.8' for i in range(T)], width=.9)
+            ax.set(xlim=(-.6, T - .4), ylim=(0, weights.max()*1.1), xlabel='moment'); ax.set_title(f'head {h + 1}: whom it asks', fontsize=8)
     animate('mhssa', draw, T, ncols=3)
 
 def deepfusion():
     frames, flow, found = clip_shown(learn('deepfusion', size=SIZE, stack=1))
     energy = found['maps'][0].norm(dim=0)                                                               # T h w
-    colour = flow_to_rgb(flow[0].permute(1, 0, 2, 3)).permute(0, 2, 3, 1)
+    colour = flow_to_rgb(flow[0].permute(1, 0, 2, 3), 4.)
     joint = heat(frames, energy)
     def draw(axes, t):
         for ax, picture, title in zip(axes, (frames[t], colour[t], joint[t]), ('pictures', 'flow', 'fused')): ax.imshow(picture); ax.set_title(title, fontsize=8)
     animate('deepfusion', draw, T, ncols=3)
 
 def fstfl(radius=12, side=7):
-    clips = render(torch.tensor([CLASSES.index('bounce pass')]), torch.tensor([3]), 'val', size=112, frames=15, seconds=1.2, difficulty=0., truth=True)
+    clips = render(torch.tensor([CLASSES.index('bounce pass')]), torch.tensor([3]), 'val', size=112, frames=13, seconds=1.05, difficulty=0., truth=True)
     frames = clips.frames[0]; ball = ((clips.ball_box[0, :, :2] + clips.ball_box[0, :, 2:])/2).round().long().clamp(0, 111)
     x = frames.permute(0, 3, 1, 2).float()/255; x = x - x.mean((2, 3), keepdim=True)
     prints = F.unfold(x, side, padding=side//2).unflatten(2, x.shape[-2:])                              # a fingerprint of each pixel: its neighbourhood
@@ -113,13 +113,13 @@ def fstfl(radius=12, side=7):
         axes[1].imshow(window, cmap='cividis', extent=(-radius - .5, radius + .5, radius + .5, -radius - .5), vmin=-.5, vmax=1); axes[1].plot(dx, dy, 'o', mfc='none', mec=COLORS[1], ms=10, mew=2); axes[1].set_title('correlation', fontsize=8)
         axes[2].imshow(frames[t+1]); axes[2].plot(bx + dx, by + dy, 'o', mfc='none', mec=COLORS[1], ms=12, mew=2); axes[2].set_title('the peak, one frame later', fontsize=8)
         for ax in (axes[0], axes[2]): ax.set(xlim=(0, 111), ylim=(111, 0))
-    animate('fstfl', draw, 14, ncols=3)
+    animate('fstfl', draw, 12, ncols=3)
 
 def stmanet():
     model = learn('stmanet'); model.keep_maps = True
     frames, _, found = clip_shown(model)
     space = [received(m[0]) for m in found['space_maps']]                                               # per stage h w, one for the clip
-    shown = [heat(frames, s.expand(T, *s.shape) if s.ndim == 2 else s.repeat_interleave(-(-T//len(s)), 0)[:T], low=0) for s in space]
+    shown = [heat(frames, s.expand(T, *s.shape) if s.ndim == 2 else s.repeat_interleave(-(-T//len(s)), 0)[:T]) for s in space]
     def draw(axes, t):
         for i in range(4):
             axes[i].imshow(shown[i][t]); axes[i].set_title(f'places, stage {i + 2}', fontsize=8)
