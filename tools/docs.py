@@ -1,6 +1,7 @@
 """The site: the notebooks in nbs/ as pages in _docs/.
 
     python tools/docs.py             # needs Quarto (quarto.org)
+    python tools/docs.py 12_nms      # these pages only, while writing them
     python tools/docs.py --pages     # stops before Quarto: what it would render lies in _proc/
 
 A page shows what its notebook shows, exported code included (nbdev's own step would hide that), and ends with the reference: each exported function and class, arguments read from the source
@@ -167,12 +168,12 @@ def pages()->list[Path]:
         done.append(PROC/path.name)
     return done
 
-def render():
-    "Quarto over _proc/, and the notebooks beside the pages."
+def render(names=()):
+    "Quarto over _proc/, or over the pages named, and the notebooks beside the pages."
     if not shutil.which('quarto'): raise SystemExit('quarto: expected on the PATH, got nothing. Install it from https://quarto.org, or see the notebooks themselves with `make lab`')
-    shutil.rmtree(DOCS, ignore_errors=True)
-    subprocess.run(['quarto', 'render', '--no-cache'], cwd=PROC, check=True)
-    (DOCS/'notebooks').mkdir()
+    if not names: shutil.rmtree(DOCS, ignore_errors=True)
+    for target in [[f'{name}.ipynb'] for name in names] or [[]]: subprocess.run(['quarto', 'render', *target, '--no-cache'], cwd=PROC, check=True)
+    (DOCS/'notebooks').mkdir(exist_ok=True)
     url = settings()['git_url']
     for path in NBS.glob('*.ipynb'): nbformat.write(alone(path, url), DOCS/'notebooks'/path.name)
     for path in DOCS.glob('*.html'): path.write_text(re.sub(r'(notebooks/\w+)\.json"', r'\1.ipynb"', path.read_text(encoding='utf-8')), encoding='utf-8')   # Quarto takes an .ipynb for a page of its own
@@ -180,8 +181,9 @@ def render():
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('names', nargs='*', help='notebooks by name, without .ipynb; all of them by default')
     parser.add_argument('--pages', action='store_true', help='stop before Quarto')
     args = parser.parse_args()
     os.chdir(ROOT)
     print(f'{len(pages())} pages in {PROC.name}/', flush=True)
-    if not args.pages: render()
+    if not args.pages: render(args.names)

@@ -64,6 +64,7 @@ def animate(name, draw, count, width=4.8, height=1.65, ms=140, **layout):
         figure.canvas.draw(); pictures.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())); plt.close(figure)
     tall = Image.new('RGB', (pictures[0].width, pictures[0].height*min(4, count)))
     for i, p in enumerate(pictures[::max(1, count//4)][:4]): tall.paste(p, (0, i*p.height))
+    for i, c in enumerate(COLORS): tall.paste(tuple(round(255*v) for v in matplotlib.colors.to_rgb(c)), (60*i, 0, 60*i + 60, 30))       # so that marks keep their colours
     palette = tall.quantize(40, dither=Image.Dither.NONE)
     first, *rest = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
     path = OUT/f'{name}.gif'
@@ -102,8 +103,9 @@ def deepfusion():
     animate('deepfusion', draw, T, ncols=3)
 
 def fstfl(radius=12, side=7):
-    clips = render(torch.tensor([CLASSES.index('bounce pass')]), torch.tensor([3]), 'val', size=112, frames=13, seconds=1.05, difficulty=0., truth=True)
-    frames = clips.frames[0]; ball = ((clips.ball_box[0, :, :2] + clips.ball_box[0, :, 2:])/2).round().long().clamp(0, 111)
+    clips = render(torch.tensor([CLASSES.index('bounce pass')]), torch.tensor([3]), 'val', size=112, frames=40, seconds=2., difficulty=0., truth=True)
+    begin = int(clips.moment[0].mean()*20) - 6                                                           # 13 frames around the telling moment
+    frames = clips.frames[0, begin:begin+13]; ball = ((clips.ball_box[0, begin:begin+13, :2] + clips.ball_box[0, begin:begin+13, 2:])/2).round().long().clamp(0, 111)
     x = frames.permute(0, 3, 1, 2).float()/255; x = x - x.mean((2, 3), keepdim=True)
     prints = F.unfold(x, side, padding=side//2).unflatten(2, x.shape[-2:])                              # a fingerprint of each pixel: its neighbourhood
     def draw(axes, t):
@@ -111,7 +113,7 @@ def fstfl(radius=12, side=7):
         peak = window.flatten().argmax().item(); dy, dx = peak//(2*radius + 1) - radius, peak % (2*radius + 1) - radius
         axes[0].imshow(frames[t]); axes[0].plot(bx, by, '+', c='w', ms=11, mew=2); axes[0].set_title('where will this go?', fontsize=8)
         axes[1].imshow(window, cmap='cividis', extent=(-radius - .5, radius + .5, radius + .5, -radius - .5), vmin=-.5, vmax=1); axes[1].plot(dx, dy, 'o', mfc='none', mec=COLORS[1], ms=10, mew=2); axes[1].set_title('correlation', fontsize=8)
-        axes[2].imshow(frames[t+1]); axes[2].plot(bx + dx, by + dy, 'o', mfc='none', mec=COLORS[1], ms=12, mew=2); axes[2].set_title('the peak, one frame later', fontsize=8)
+        axes[2].imshow(frames[t+1]); axes[2].plot(bx + dx, by + dy, 'o', mfc='none', mec='w', ms=12, mew=2); axes[2].set_title('the peak, one frame later', fontsize=8)
         for ax in (axes[0], axes[2]): ax.set(xlim=(0, 111), ylim=(111, 0))
     animate('fstfl', draw, 12, ncols=3)
 
@@ -125,7 +127,7 @@ def stmanet():
             axes[i].imshow(shown[i][t]); axes[i].set_title(f'places, stage {i + 2}', fontsize=8)
             time = found['time_maps'][i][0]; row = t*len(time)//T
             axes[4 + i].imshow(time, cmap='cividis', vmin=0, aspect='equal'); axes[4 + i].add_patch(plt.Rectangle((-.5, row - .5), time.shape[1], 1, fill=False, ec=COLORS[1], lw=1.5)); axes[4 + i].set_title(f'times, stage {i + 2}', fontsize=8)
-    animate('stmanet', draw, T, height=2.7, nrows=2, ncols=4)
+    animate('stmanet', draw, T, width=4.2, height=2.4, nrows=2, ncols=4)
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
