@@ -161,6 +161,7 @@ def pages()->list[Path]:
     stems = {re.sub(r'^\d+[a-z]?_', '', p.stem): p.stem for p in NBS.glob('[0-9]*.ipynb')}                      # nbdev leaves the numbers out, and two pages would be datasets.html
     def link(text):
         text = re.sub(r'\[(`[^`]*`)\]\(/\w+\.html#_[^)]*\)', r'\1', lookup.linkify(text) or '')             # what is private has no entry
+        text = re.sub(r'\[\[(`[^`]*`)\]\([^)]*\)\]\(', r'[\1](', text)                                            # what was a link already stays that link
         return re.sub(r'\]\(/(\w+)\.html#([^.)]+)[^)]*\)', lambda m: f']({stems[m[1]]}.ipynb#{m[2]})', text)
     done = []
     for path in sorted(NBS.glob('*.ipynb')):
