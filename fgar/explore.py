@@ -7,9 +7,9 @@ __all__ = ['STYLE', 'pixels', 'PANELS', 'Page', 'panel', 'picture', 'mark', 'she
            'video_clip', 'row_clip', 'System', 'systems', 'open_system', 'run_layers', 'Pixels', 'moments',
            'cut_inputs', 'Analysis', 'analyse', 'see_frame', 'see_flow', 'see_regions', 'cam', 'see_cam', 'see_places',
            'bars', 'see_heads', 'see_stages', 'matches', 'see_correlation', 'see_scores', 'View', 'panels', 'board',
-           'twin', 'Explorer']
+           'twin', 'Explorer', 'nms', 'sampling', 'attention', 'stages', 'correlation']
 
-# %% ../nbs/53_explore.ipynb #462bad77
+# %% ../nbs/53_explore.ipynb #5f972c0a
 import html, inspect, json, math, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,14 +40,14 @@ from .show import COLORS, _KEYS, _PLAY, _encode, _uri, heat, to_frames
 from .synthetic import CLASSES, render
 from .train import Checkpoint, load_checkpoint
 
-# %% ../nbs/53_explore.ipynb #47c06b05
+# %% ../nbs/53_explore.ipynb #5c58f9ee
 STYLE = '''<style>
 .fgar-board{display:flex;flex-wrap:wrap;gap:16px;font:13px/1.35 system-ui,sans-serif;max-width:1080px}
-.fgar-panel{flex:1 1 180px;max-width:245px;min-width:0;margin:0;font:13px/1.35 system-ui,sans-serif}.fgar-panel.half{flex:1 1 430px;max-width:none}.fgar-panel.wide{flex:1 1 100%;max-width:none}
+.fgar-panel{flex:1 1 180px;max-width:245px;min-width:0;margin:0;font:13px/1.35 system-ui,sans-serif}.fgar-panel.wide{flex:1 1 100%;max-width:none}
 .fgar-panel>figcaption{display:flex;justify-content:space-between;gap:1em;margin:0 0 4px;white-space:nowrap;color:inherit;font-size:13px;text-align:left}.fgar-panel>figcaption span{opacity:.72;overflow:hidden;text-overflow:ellipsis}
 .fgar-picture{position:relative;overflow:hidden;border-radius:4px;background:#8883}.fgar-picture img,.fgar-picture svg{position:absolute;inset:0;width:100%;height:100%;max-width:none;margin:0;padding:0;border:0;display:block}
 .fgar-picture.cells img{image-rendering:pixelated}.fgar-row{display:flex;gap:10px;align-items:end;margin-bottom:6px}.fgar-row>:first-child{flex:1 1 0;min-width:0}.fgar-row>.cells{flex:0 0 74px}
-.fgar-key{display:flex;flex-wrap:wrap;gap:2px 14px}.fgar-key i{display:inline-block;width:14px;height:3px;margin-right:5px;vertical-align:middle}
+.fgar-heads{display:flex;flex-wrap:wrap;gap:6px 24px}.fgar-head{flex:1 1 320px;min-width:0}.fgar-key{display:flex;flex-wrap:wrap;gap:2px 14px}.fgar-key i{display:inline-block;width:14px;height:3px;margin-right:5px;vertical-align:middle}
 .fgar-scrub{margin:0 0 1em;max-width:1080px}.fgar-bar{display:flex;gap:.6em;align-items:center;font:13px sans-serif;margin-top:8px}.fgar-bar input{flex:1;min-width:0;max-width:420px}.fgar-chart{width:100%;height:auto;overflow:visible;display:block}.fgar-chart text{fill:currentColor}
 </style>'''
 
@@ -60,10 +60,10 @@ def panel(
     title:str,           # what is shown
     body:str,            # HTML
     note:str='',         # a few words more, on the right
-    size:str=''          # '' small, 'half' or 'wide'
+    size:str=''          # '' small, or 'wide'
 )->Page:
     "A titled piece of a board."
-    return Page(f'<figure class="fgar-panel {size}"><figcaption><b>{html.escape(title)}</b><span>{html.escape(note)}</span></figcaption>{body}</figure>')
+    return Page(f'<figure class="fgar-panel {size}"><figcaption><b>{html.escape(title)}</b><span title="{html.escape(note)}">{html.escape(note)}</span></figcaption>{body}</figure>')
 
 def picture(
     image:Tensor,        # (H, W, 3) uint8
@@ -74,7 +74,7 @@ def picture(
 )->str:
     "An image with marks over it, as wide as its place."
     H, W = image.shape[:2]
-    data = _encode(Image.fromarray(image.numpy()), 'PNG') if cells else _encode(Image.fromarray(image.numpy()), 'WEBP', quality=80, method=1)
+    data = _encode(Image.fromarray(image.numpy()), 'PNG') if cells else _encode(Image.fromarray(image.numpy()), 'WEBP', quality=85 if W <= 256 else 70, method=2)
     return (f'<div class="fgar-picture{" cells" if cells else ""}" style="aspect-ratio:{W}/{H}"><img alt="{html.escape(alt)}" decoding="sync" src="{_uri(data, "image/png" if cells else "image/webp")}">'
             f'<svg viewBox="0 0 {W} {H}" preserveAspectRatio="none" {more}>{marks}</svg></div>')
 
@@ -88,7 +88,8 @@ def mark(
     x1, y1, x2, y2 = (round(float(v), 1) for v in box)
     if not all(map(math.isfinite, (x1, y1, x2, y2))) or x2 <= x1 or y2 <= y1: return ''
     label = f'<text x="{x1 + 1}" y="{y1 + 5}" font-size="5" fill="white" stroke="black" stroke-width=".9" paint-order="stroke">{html.escape(text)}</text>' if text else ''
-    return f'<rect x="{x1}" y="{y1}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}" fill="none" stroke="{color}" stroke-width="2" vector-effect="non-scaling-stroke"{" stroke-dasharray=4" if dashed else ""}/>{label}'
+    dash = ' stroke-dasharray="5 3"' if dashed else ''
+    return f'<rect x="{x1}" y="{y1}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}" fill="none" stroke="{color}" stroke-width="2" vector-effect="non-scaling-stroke"{dash}/>{label}'
 
 def sheet(
     frames:Tensor,       # (T, H, W, 3) uint8
@@ -108,7 +109,7 @@ def cells(
     colours = torch.from_numpy((matplotlib.colormaps['cividis'](np.arange(256))[:, :3]*255).astype('uint8'))
     return picture(colours[level], '' if row is None else mark((0, row, values.shape[1], row + 1), COLORS[1]), alt, cells=True)
 
-# %% ../nbs/53_explore.ipynb #48992dcc
+# %% ../nbs/53_explore.ipynb #a5413102
 _FLIP = ("const f=this.closest('.fgar-scrub'),i=+this.value,l=JSON.parse(f.dataset.labels)[i];f.querySelectorAll('.fgar-states').forEach(g=>[...g.children].forEach((s,j)=>{s.hidden=j!==i}));"
          "f.querySelector('output').textContent=l;this.setAttribute('aria-valuetext',l)")
 _CHOOSE = "this.closest('.fgar-scrub').querySelectorAll('.fgar-states').forEach((g,j)=>{g.hidden=j!==this.selectedIndex})"
@@ -136,7 +137,7 @@ def scrub(
                 f'<button type="button" {_KEYS} aria-label="Play" style="width:2.6em" onclick="{_PLAY}">▶</button><input type="range" {_KEYS} min="0" max="{count - 1}" value="{start}" aria-label="state" oninput="{_FLIP}">'
                 f'<output>{html.escape(labels[start])}</output></div></figure>')
 
-# %% ../nbs/53_explore.ipynb #117b0542
+# %% ../nbs/53_explore.ipynb #9d1a2894
 @dataclass(frozen=True, eq=False)
 class Source:
     "Frames to look at, and what is known about them."
@@ -189,7 +190,7 @@ def row_clip(
     second = lambda v: None if v == '' or v != v else float(v)
     return video_clip(manifest.path(row), second(r.get('start', '')), second(r.get('end', '')), label=r.label, **options)
 
-# %% ../nbs/53_explore.ipynb #1f822c47
+# %% ../nbs/53_explore.ipynb #6548a243
 @dataclass(frozen=True, eq=False)
 class System:
     "A model, and what it calls its classes."
@@ -226,7 +227,7 @@ def open_system(
         model = create(what, classes=len(labels), frames=frames, size=size, **options).eval()
     return System(name or f'{what}, untrained', model, list(labels), False, math.nan)
 
-# %% ../nbs/53_explore.ipynb #11d53141
+# %% ../nbs/53_explore.ipynb #b133260b
 _PLAIN = (nn.ReLU, nn.Identity, nn.Dropout, nn.Dropout2d, nn.BatchNorm2d, nn.BatchNorm3d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 def _inner(model): return {n: m for n, m in model.named_modules() if n and not isinstance(m, _PLAIN) and sum(p not in ('rgb', 'flow', 'layers') for p in n.split('.')) <= 2}
@@ -256,7 +257,7 @@ def run_layers(
     used = {n: x.detach() for n, x in used.items() if not (parent(n) in used and used[parent(n)].shape == x.shape)}
     return pred, {n: x.transpose(0, 1) if x.ndim == 4 else x[0] for n, x in used.items()}
 
-# %% ../nbs/53_explore.ipynb #954ec976
+# %% ../nbs/53_explore.ipynb #cbf71932
 class Pixels:
     "The frames of a source as a model of some size sees them; flow is computed when first asked for."
     def __init__(self,
@@ -341,8 +342,9 @@ class Analysis:
 
     @property
     def layer(self)->str:
-        "The layer shown first: what the system compares, or the last with maps of at least 8×8."
-        return self.compares or ([n for n, x in self.layers.items() if min(x.shape[-2:]) >= 8] or list(self.layers))[-1]
+        "The layer shown first: what the system compares, or the last with maps of at least 8×8, of the body, of frames rather than flow."
+        names = [n for n in self.layers if 'body' in n and not n.startswith('flow.')] or list(self.layers)
+        return self.compares or ([n for n in names if min(self.layers[n].shape[-2:]) >= 8] or names)[-1]
 
 def _both(extras):      # (stream, extras) of one-stream and two-stream systems
     yield extras
@@ -378,7 +380,7 @@ def analyse(
                     None if source.boxes is None else seen.boxes(source.boxes[at]), None if boxes is None else (boxes, pick('informativeness')), places, pick('weights', 4), stages, layers,
                     torch.tensor(windows), along, bool((at.diff() == 0).any()), time.perf_counter() - begin)
 
-# %% ../nbs/53_explore.ipynb #9a23f4de
+# %% ../nbs/53_explore.ipynb #ee4d9376
 def _moment(a, t):
     if isinstance(t, bool) or not isinstance(t, int) or not 0 <= t < len(a.frames): raise ValueError(f't: expected a moment from 0 to {len(a.frames) - 1}, got {t!r}')
     return t
@@ -400,7 +402,7 @@ def see_flow(a:Analysis, t:int)->Page:
     length = a.flow.norm(dim=0)
     return panel('flow', picture(flow_to_rgb(a.flow[:, _moment(a, t)], length.max().item()), alt='optical flow as colour'), f'longest {length[t].max():.1f} px')
 
-# %% ../nbs/53_explore.ipynb #bd7ddd0b
+# %% ../nbs/53_explore.ipynb #9aaedf35
 def see_regions(a:Analysis, t:int)->Page:
     "The regions that NTS-Net chose, best first."
     boxes, score = a.regions[0][_moment(a, t)], a.regions[1][t]
@@ -431,7 +433,7 @@ def see_places(a:Analysis, t:int, label:str|int=None)->Page:
     return panel('attention', picture(heat(a.frames[_moment(a, t)][None], maps[t][None], maps.min().item(), maps.max().item(), .7)[0], alt='attention over places'),
                  f'{a.system.labels[k] + ", " if a.places.shape[1] > 1 else ""}{maps[t].min():.2f} to {maps[t].max():.2f}')
 
-# %% ../nbs/53_explore.ipynb #e2691b06
+# %% ../nbs/53_explore.ipynb #7ecd935f
 def bars(
     values:Tensor,           # (T,) at least 0
     top:float,               # value of a full bar
@@ -441,21 +443,21 @@ def bars(
 )->str:
     "Bars in a row, as SVG."
     T = len(values)
-    parts = [f'<rect x="{10*i + 1}" y="{38 - 34*v/max(top, 1e-12):.1f}" width="8" height="{34*v/max(top, 1e-12):.1f}" fill="{color}" opacity="{1 if i == here or here is None else .55}"/>' for i, v in enumerate(values.tolist())]
-    if numbers and T <= 16: parts += [f'<text x="{10*i + 5}" y="{35.5 - 34*v/max(top, 1e-12):.1f}" font-size="3.4" text-anchor="middle">{v:.2f}</text>' for i, v in enumerate(values.tolist())]
-    if here is not None: parts.append(f'<path d="M{10*here + 3} 42 l2 -3 l2 3 z" fill="{COLORS[1]}"/>')
-    return f'<svg class="fgar-chart" viewBox="0 0 {10*T} 43" role="img" aria-label="weights {", ".join(f"{v:.2f}" for v in values.tolist())}"><path d="M0 38 H{10*T}" stroke="currentColor" stroke-width=".4" opacity=".5"/>{"".join(parts)}</svg>'
+    parts = [f'<rect x="{20*i + 2}" y="{38 - 34*v/max(top, 1e-12):.1f}" width="16" height="{34*v/max(top, 1e-12):.1f}" fill="{color}" opacity="{1 if i == here or here is None else .55}"/>' for i, v in enumerate(values.tolist())]
+    if numbers and T <= 16: parts += [f'<text x="{20*i + 10}" y="{36.5 - 34*v/max(top, 1e-12):.1f}" font-size="5" text-anchor="middle">{v:.2f}</text>' for i, v in enumerate(values.tolist())]
+    if here is not None: parts.append(f'<path d="M{20*here + 7} 43 l3 -4 l3 4 z" fill="{COLORS[1]}"/>')
+    return f'<svg class="fgar-chart" viewBox="0 -4 {20*T} 48" role="img" aria-label="weights {", ".join(f"{v:.2f}" for v in values.tolist())}"><path d="M0 38 H{20*T}" stroke="currentColor" stroke-width=".4" opacity=".5"/>{"".join(parts)}</svg>'
 
 def _head(weights, t, top, h, name):      # one head: bars of a row, and the matrix
-    return f'<div>{html.escape(name)}</div><div class="fgar-row">{bars(weights[t], top, COLORS[(0, 2, 3, 5)[h % 4]], t)}{cells(weights, t, f"{name}: all moments")}</div>'
+    return f'<div class="fgar-head">{html.escape(name)}<div class="fgar-row">{bars(weights[t], top, COLORS[(0, 2, 3, 5)[h % 4]], t)}{cells(weights, t, f"{name}: all moments")}</div></div>'
 
 def see_heads(a:Analysis, t:int)->Page:
     "Which moments a moment listens to, head by head."
     top = a.heads.max().item()
     body = ''.join(_head(w, _moment(a, t), top, h, f'head {h + 1}, sum {w[t].sum():.2f}') for h, w in enumerate(a.heads))
-    return panel('attention over time', body, f'moment {t} asks', 'half')
+    return panel('attention over time', f'<div class="fgar-heads">{body}</div>', f'moment {t} asks; rows of the matrix ask, columns answer', 'wide')
 
-# %% ../nbs/53_explore.ipynb #93b81f2e
+# %% ../nbs/53_explore.ipynb #31730e36
 def _stage(
     frames:Tensor,           # (T, H, W, 3) uint8
     stage:tuple,             # received attention (h, w) or (t, h, w), map over times (t, t)
@@ -466,8 +468,8 @@ def _stage(
     T, H, W = frames.shape[:3]
     space = space.expand(T, *space.shape) if space.ndim == 2 else F.interpolate(space[None, None], (T, *space.shape[1:]), mode='nearest')[0, 0]
     here = '' if t is None else mark((t*(W + 2), 0, t*(W + 2) + W, H), COLORS[1])
-    return (f'<div>{html.escape(name)}: strongest {space.max():.1f} × an even share; times {len(times)}×{len(times)}</div><div class="fgar-row">'
-            f'{picture(sheet(heat(frames, space, 0.)), here, "attention received, over the clip")}{cells(times, None if t is None else t*len(times)//T, "which time listens to which")}</div>')
+    return (f'<div>{html.escape(name)}: strongest {space.max():.1f} × an even share (coloured: more than even); times {len(times)}×{len(times)}</div><div class="fgar-row">'
+            f'{picture(sheet(heat(frames, space, 1., max(2., space.max().item()))), here, "attention received, over the clip")}{cells(times, None if t is None else t*len(times)//T, "which time listens to which")}</div>')
 
 def see_stages(
     a:Analysis,
@@ -481,7 +483,7 @@ def see_stages(
     if not 2 <= stage < n + 2: raise ValueError(f'stage: expected 2 to {n + 1}, got {stage}')
     return panel(f'attention of stage {stage}', ''.join(_stage(x.frames, x.stages[stage - 2], _moment(a, t), x.system.name) for x in rows), 'received by each place · row asks, column answers', 'wide')
 
-# %% ../nbs/53_explore.ipynb #52ea93ef
+# %% ../nbs/53_explore.ipynb #785041bb
 def matches(
     features:Tensor,         # (C, T, h, w)
     t:int,                   # the moment that asks
@@ -521,12 +523,12 @@ def see_correlation(
     box = lambda i, cell: (i*(S + 2) + cell[1]*S/w, cell[0]*S/h, i*(S + 2) + (cell[1] + 1)*S/w, (cell[0] + 1)*S/h)
     best = [divmod(m.argmax().item(), w) for m in found]
     marks = ''.join(mark(box(i, best[of[i]]), COLORS[0]) for i in range(T) if of[i] != of[t]) + mark(box(t, (y, x)), 'white')
-    shown = heat(a.frames, found.clamp_min(0).pow(3)[of], 0., 1., .8)               # cubed, so that the peak stands out
+    shown = heat(a.frames, found[of], max(found.mean().item(), 0.), 1., .8)           # what correlates less than most is left alone
     grid = html.escape(json.dumps(dict(width=T*(S + 2) - 2, side=S, h=h, w=w)))
     more = f'data-grid="{grid}" style="cursor:crosshair" onclick="{html.escape(_CLICK)}"'
     return panel('correlation', picture(sheet(shown), marks, 'cosine with the marked position', more=more), f'{_layer(a, layer)}, {h}×{w}: cosine with row {y}, column {x} of moment {t}' + (f', within {radius}' if radius else ''), 'wide')
 
-# %% ../nbs/53_explore.ipynb #46d81b02
+# %% ../nbs/53_explore.ipynb #a63e8bf7
 def see_scores(
     a:Analysis,
     t:int,
@@ -536,21 +538,21 @@ def see_scores(
     labels, along, end = a.system.labels, a.along, a.source.duration
     true = labels.index(a.source.label) if a.source.label in labels else None
     drawn = list(dict.fromkeys(([] if true is None else [true]) + (along.amax(0) + a.scores).argsort(descending=True, stable=True)[:top].tolist()))
-    X, Y = lambda s: 30 + 660*float(s)/end, lambda p: 130 - 118*float(p)/high
+    X, Y = lambda s: 34 + 770*float(s)/end, lambda p: 112 - 102*float(p)/high
     high = max(.2, math.ceil(10*max(along[:, drawn].max().item(), a.scores[drawn].max().item()))/10)
     middle = a.windows.mean(1)
-    parts = [f'<path d="M30 {Y(v):.1f} H690" stroke="currentColor" stroke-width=".5" opacity=".25"/><text x="25" y="{Y(v) + 4:.1f}" font-size="11" text-anchor="end">{v:.1f}</text>' for v in (0, high/2, high)]
-    parts += [f'<text x="{X(s):.1f}" y="147" font-size="11" text-anchor="middle">{s:g} s</text>' for s in np.linspace(0, end, 5).round(2)]
-    if a.source.moment and true is not None: parts.append(f'<rect x="{X(a.source.moment[0]):.1f}" y="12" width="{X(a.source.moment[1]) - X(a.source.moment[0]):.1f}" height="118" fill="{COLORS[0]}" opacity=".15"/>')
+    parts = [f'<path d="M34 {Y(v):.1f} H804" stroke="currentColor" stroke-width=".5" opacity=".25"/><text x="28" y="{Y(v) + 4:.1f}" font-size="11" text-anchor="end">{v:.1f}</text>' for v in (0, high/2, high)]
+    parts += [f'<text x="{X(s):.1f}" y="129" font-size="11" text-anchor="middle">{s:g} s</text>' for s in np.linspace(0, end, 5).round(2)]
+    if a.source.moment and true is not None: parts.append(f'<rect x="{X(a.source.moment[0]):.1f}" y="10" width="{X(a.source.moment[1]) - X(a.source.moment[0]):.1f}" height="102" fill="{COLORS[0]}" opacity=".15"/>')
     for i, k in enumerate(drawn):
         line = ' '.join(f'{X(s):.1f},{Y(v):.1f}' for s, v in zip(middle, along[:, k]))
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{COLORS[i % 6]}" stroke-width="2"/>' + ''.join(f'<circle cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="2.5" fill="{COLORS[i % 6]}"/>' for p in line.split()))
-    parts.append(f'<path d="M{X(a.times[_moment(a, t)]):.1f} 8 V130" stroke="{COLORS[1]}" stroke-width="1.5" stroke-dasharray="4 3"/>')
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{COLORS[i % 6]}" stroke-width="2"/>')
+    parts.append(f'<path d="M{X(a.times[_moment(a, t)]):.1f} 6 V112" stroke="{COLORS[1]}" stroke-width="1.5" stroke-dasharray="4 3"/>')
     key = ''.join(f'<span><i style="background:{COLORS[i % 6]}"></i>{html.escape(labels[k])} {a.scores[k]:.0%}{" (true)" if k == true else ""}</span>' for i, k in enumerate(drawn))
     said = f'windows of {(a.windows[0, 1] - a.windows[0, 0]).item():.2g} s'
-    return panel('scores over time', f'<svg class="fgar-chart" viewBox="0 0 700 152" role="img" aria-label="class scores over time">{"".join(parts)}</svg><div class="fgar-key">{key}</div>', said, 'wide')
+    return panel('scores over time', f'<svg class="fgar-chart" viewBox="0 0 820 134" role="img" aria-label="class scores over time">{"".join(parts)}</svg><div class="fgar-key">{key}</div>', said, 'wide')
 
-# %% ../nbs/53_explore.ipynb #b421b0ae
+# %% ../nbs/53_explore.ipynb #2b519dfd
 @dataclass(frozen=True)
 class View:
     "What the panels are asked."
@@ -592,7 +594,7 @@ def twin(
     "The boards of all moments behind a slider: for pages without a kernel."
     return scrub([board(a, t, view, against) for t in range(len(a.frames))], [f'{s:.2f} s' for s in a.times], len(a.frames)//2, alt=f'{a.system.name} on {a.source.name}')
 
-# %% ../nbs/53_explore.ipynb #3e3180aa
+# %% ../nbs/53_explore.ipynb #f8db2838
 class Explorer(widgets.VBox):
     "The JupyterLab app: choose a clip, a system, a layer; move through time."
     def __init__(self,
@@ -617,13 +619,13 @@ class Explorer(widgets.VBox):
         self.file = widgets.Text(placeholder='or a video file', continuous_update=False, layout=wide('220px'))
         self.system = drop('system', names, system, '300px'); self.against = drop('against', [('nothing', ''), *((n, n) for n in names)], against, '240px')
         self.run = widgets.Text(placeholder='or a checkpoint file', continuous_update=False, layout=wide('220px'))
-        self.stretch, self.layer = drop('stretch', [('whole clip', None)], None), drop('layer', [('', None)], None, '260px')
-        self.label, self.stage = drop('class', [('predicted', None)], None, '300px'), widgets.IntSlider(4, 2, 5, description='stage', layout=wide('230px'), style={'description_width': '58px'})
+        self.stretch, self.layer = drop('stretch', [('whole clip', '')], ''), drop('layer', [''], '', '260px')
+        self.label, self.stage = drop('class', [('predicted', '')], '', '300px'), widgets.IntSlider(4, 2, 5, description='stage', layout=wide('230px'), style={'description_width': '58px'})
         self.place = widgets.Text('', placeholder='click, or: moment, row, column', description='place', continuous_update=False, layout=wide('250px'), style={'description_width': '58px'})
         self.time = widgets.IntSlider(0, 0, max(frames - 1, 1), description='moment', layout=wide('520px'), style={'description_width': '58px'})
         self.play = widgets.Play(0, 0, max(frames - 1, 1), interval=300, show_repeat=True); widgets.jslink((self.play, 'value'), (self.time, 'value'))
         self.status = widgets.HTML()
-        self.shown = {name: widgets.HTML(layout=widgets.Layout(flex='1 1 100%' if name in ('stages', 'correlation', 'scores') else '1 1 430px' if name == 'heads' else '0 1 245px', margin='0', display='none')) for name in PANELS}
+        self.shown = {name: widgets.HTML(layout=widgets.Layout(width='100%' if name in ('heads', 'stages', 'correlation', 'scores') else '245px', margin='0', display='none')) for name in PANELS}
         self.place.add_class('fgar-place')
         row = lambda *w: widgets.HBox(w, layout=widgets.Layout(flex_flow='row wrap', align_items='center'))
         grid = widgets.Box(list(self.shown.values()), layout=widgets.Layout(display='flex', flex_flow='row wrap', max_width='1080px'))
@@ -632,11 +634,12 @@ class Explorer(widgets.VBox):
                           row(self.play, self.time), self.status, grid])
         self.add_class('fgar-app')
         self.quiet = False
-        for w in (self.clip, self.number, self.file, self.system, self.run, self.against): w.observe(lambda change: self.open(whole=True), 'value')
-        self.stretch.observe(lambda change: self.open(), 'value')
-        for w in (self.layer, self.label, self.stage, self.time): w.observe(lambda change: self.redraw(), 'value')
+        for w in (self.clip, self.number, self.file, self.system, self.run, self.against): w.observe(lambda change: self.look(whole=True), 'value')
+        self.stretch.observe(lambda change: self.look(), 'value')
+        for w in (self.label, self.stage, self.time): w.observe(lambda change: self.redraw(), 'value')
+        self.layer.observe(lambda change: self._layered(), 'value')
         self.place.observe(lambda change: self._placed(), 'value')
-        self.open(whole=True)
+        self.look(whole=True)
 
     @contextmanager
     def _silent(self):
@@ -654,7 +657,7 @@ class Explorer(widgets.VBox):
             key = (name, self.number.value)
             make = (lambda: court26_clip(*key, size=self.size_)) if given is None else (lambda: given) if isinstance(given, Source) else (lambda: row_clip(*given)) if isinstance(given, tuple) else lambda: video_clip(given)
             if given is not None: key = name
-        return self._keep(('source', key), make)
+        return key, self._keep(('source', key), make)
 
     def _system(self, name): return self._keep(('system', name), lambda: open_system(self.given['trained'].get(name, name), frames=self.frames_, size=self.size_, name=name if name in self.given['trained'] else None))
 
@@ -665,24 +668,24 @@ class Explorer(widgets.VBox):
             self.found[key] = value
         return self.found[key]
 
-    def open(self, whole=False):
+    def look(self, whole=False):
         "Analyse what is chosen; say what is wrong with it, and leave the panels as they were."
         if self.quiet: return
         start = time.perf_counter()
         try:
-            source = self._source()
-            span = None if whole else self.stretch.value
-            look = lambda name: self._keep((name, id(source), span), lambda: analyse(self._system(name), source, span))
-            a, other = look(self.run.value or self.system.value), look(self.against.value) if self.against.value else None
+            key, source = self._source()
+            span = None if whole else self.stretch.value or None
+            seen = lambda name: self._keep((name, key, span), lambda: analyse(self._system(name), source, span))
+            a, other = seen(self.run.value or self.system.value), seen(self.against.value) if self.against.value else None
         except (ValueError, KeyError, OSError, RuntimeError) as e: return self.say(str(e.args[0] if isinstance(e, KeyError) else e), wrong=True)
         self.analysis, self.other, T = a, other, len(a.frames)
         with self._silent():
-            if whole: self.stretch.options = [('whole clip', None), *((f'{s:.2f} to {e:.2f} s', (s, e)) for s, e in (a.windows.tolist() if len(a.windows) > 1 else []))]
+            if whole: self.stretch.options = [('whole clip', ''), *((f'{s:.2f} to {e:.2f} s', (s, e)) for s, e in (a.windows.tolist() if len(a.windows) > 1 else []))]
             layer, label = self.layer.value, self.label.value
-            self.layer.options = [(n, n) for n in a.layers] or [('', None)]
-            self.layer.value = layer if layer in a.layers and layer is not None and self._last == a.system.name else (a.layer if a.layers else None)
-            self.label.options = [(f'predicted: {a.system.labels[a.scores.argmax()]}', None), *((f'{n} (true)' if n == source.label else n, n) for n in a.system.labels)]
-            self.label.value = label if label in a.system.labels else None
+            self.layer.options = list(a.layers) or ['']
+            self.layer.value = layer if layer in a.layers and self._last == a.system.name else a.layer if a.layers else ''
+            self.label.options = [(f'predicted: {a.system.labels[a.scores.argmax()]}', ''), *((f'{n} (true)' if n == source.label else n, n) for n in a.system.labels)]
+            self.label.value = label if label in a.system.labels else ''
             self.time.max = self.play.max = max(T - 1, 1)
             self.time.value = min(self.time.value, T - 1)
             self.place.value = ''
@@ -692,6 +695,11 @@ class Explorer(widgets.VBox):
         self.redraw()
 
     _last = None
+
+    def _layered(self):                     # another layer has other cells
+        if self.quiet: return
+        with self._silent(): self.place.value = ''
+        self.redraw()
 
     def _placed(self):
         if self.quiet: return
@@ -705,7 +713,7 @@ class Explorer(widgets.VBox):
         if self.quiet or self.analysis is None: return
         start, a = time.perf_counter(), self.analysis
         place = tuple(int(v) for v in self.place.value.split(',')[1:]) if self.place.value else None
-        try: pages = panels(a, min(self.time.value, len(a.frames) - 1), View(self.layer.value, self.label.value, place, self.stage.value), self.other)
+        try: pages = panels(a, min(self.time.value, len(a.frames) - 1), View(self.layer.value or None, self.label.value or None, place, self.stage.value), self.other)
         except ValueError as e: return self.say(str(e), wrong=True)
         for name, w in self.shown.items():
             w.value = pages.get(name, '')
@@ -715,9 +723,120 @@ class Explorer(widgets.VBox):
         took = time.perf_counter() - start
         self.seconds['redraw'].append(took)
         self.say(f'{a.system.name} on {a.source.name}: {a.system.labels[best]} {a.scores[best]:.0%}' + (f', true: {a.source.label}' if a.source.label else '') + (' · short stretch: some frames are seen twice' if a.repeats else '')
-                 + ('' if a.system.trained else ' · untrained') + f' · analysed in {a.seconds:.2f} s, redrawn in {1000*took:.0f} ms')
+                 + f' · analysed in {a.seconds:.2f} s, redrawn in {1000*took:.0f} ms')
 
 _APP = '''<style>.fgar-app{max-width:1100px;padding:6px 10px}.fgar-app .widget-html-content{line-height:1.35}.fgar-grid{gap:16px;margin-top:4px}.fgar-grid .fgar-panel{max-width:none;flex:none}.fgar-grid .widget-html{height:auto}
 .fgar-grid .widget-html-content{width:100%;flex:1}.fgar-status{font:13px/1.5 system-ui,sans-serif;opacity:.8;padding:2px 4px}.fgar-status.wrong{opacity:1;color:#D55E00;font-weight:600}</style>'''
 
 callable_module(__name__, Explorer)      # fgar.explore(…)
+
+# %% ../nbs/53_explore.ipynb #697ad4d4
+def nms(
+    boxes:Tensor,            # (A, 4) xyxy px, a dozen
+    scores:Tensor,           # (A,)
+    steps:int=21,            # thresholds from 0 to 1
+    width:int=420            # on the page, px
+)->Page:
+    "Non-maximum suppression, threshold by threshold."
+    check_shape('boxes', boxes, 'A 4'); check_shape('scores', scores, 'A', A=len(boxes))
+    low, high = boxes[:, :2].amin(0) - 4, boxes[:, 2:].amax(0) + 4
+    middle, overlap = (boxes[:, :2] + boxes[:, 2:])/2, iou(boxes, boxes)
+    view = ' '.join(f'{v:.0f}' for v in (*low.tolist(), *(high - low).tolist()))
+    def state(threshold):
+        by, parts, rows = removed_by(boxes, scores, threshold).tolist(), [], []
+        for i in scores.argsort().tolist():
+            kept, (x, y), (u, v) = by[i] == i, middle[i].tolist(), middle[by[i]].tolist()
+            color = COLORS[0] if kept else COLORS[1]
+            parts.append(mark(boxes[i], color, str(i), dashed=not kept) + ('' if kept else f'<path d="M{x:.1f} {y:.1f} L{u:.1f} {v:.1f}" stroke="{color}" vector-effect="non-scaling-stroke"/>'))
+            rows.append(f'<div>{i}: {scores[i]:.2f}, ' + ('<b>kept</b>' if kept else f'removed by {by[i]} (IoU {overlap[i, by[i]]:.2f})') + '</div>')
+        return f'<div class="fgar-heads"><svg viewBox="{view}" style="width:{width}px;max-width:100%;background:#8882" role="img" aria-label="boxes kept and removed">{"".join(parts)}</svg><div>{"".join(rows[::-1])}</div></div>', sum(by[i] == i for i in range(len(by)))
+    thresholds = [i/(steps - 1) for i in range(steps)]
+    states = [state(t) for t in thresholds]
+    return scrub([s for s, _ in states], [f'threshold {t:.2f}: {k} of {len(boxes)} kept' for t, (_, k) in zip(thresholds, states)], round(.3*(steps - 1)), alt='which box removes which')
+
+# %% ../nbs/53_explore.ipynb #eccd917a
+def sampling(
+    lengths=(4, 6, 8, 12, 16, 24, 32, 48, 60),   # of the video, frames: one state each
+    count:int=8,             # frames of a clip
+    stride:int=2,            # of dense sampling
+    short:str='last',        # videos shorter than the clip: 'last' or 'loop'
+    epoch:int=0              # of the random strategies
+)->Page:
+    "Where each strategy looks, by the length of the video."
+    most = max(lengths)
+    def state(n):
+        g = lambda: generator(epoch)
+        rows = {'segments, test': segment_indices(n, count, short=short), 'segments, train': segment_indices(n, count, train=True, generator=g(), short=short),
+                'dense, test': dense_indices(n, count, stride, short=short), 'dense, train': dense_indices(n, count, stride, train=True, generator=g(), short=short), 'windows that touch': clip_windows(n, count, stride, short=short).flatten()}
+        parts = []
+        for y, (name, taken) in enumerate(rows.items()):
+            parts.append(f'<text x="0" y="{24*y + 15}" font-size="12">{name}</text><rect x="130" y="{24*y + 4}" width="{10*n}" height="14" fill="#8884"/>')
+            parts += [f'<rect x="{130 + 10*i + 1}" y="{24*y + 5}" width="8" height="12" fill="{COLORS[0] if times == 1 else COLORS[1]}"/>' for i, times in zip(*(v.tolist() for v in taken.unique(return_counts=True)))]
+        return f'<svg class="fgar-chart" style="max-width:760px" viewBox="0 0 {140 + 10*most} 124" role="img" aria-label="frames taken of {n}">{"".join(parts)}</svg>'
+    return scrub([state(n) for n in lengths], [f'{n} frames' for n in lengths], alt=f'where five strategies take {count} frames')
+
+# %% ../nbs/53_explore.ipynb #40056043
+def attention(
+    frames:Tensor,           # (T, H, W, 3) uint8
+    weights,                 # (heads, T, T), row asks and column answers; or several by name
+    names=None,              # of the heads
+    start:int=0              # the frame that asks first
+)->Page:
+    "Bars of each head's weights, frame by frame, under the frames."
+    kinds = weights if isinstance(weights, dict) else {'weights': weights}
+    T = check_shape('frames', frames, 'T H W 3')['T']
+    for kind, w in kinds.items(): heads = check_shape(f'weights[{kind!r}]', w, 'heads T T', 'One clip at a time: weights[0]', T=T)['heads']
+    names = names or [f'head {h + 1}' for h in range(heads)]
+    states = {kind: [''.join(f'<div>{html.escape(n)}, sum {row[t].sum():.2f}</div>{bars(row[t].detach(), w.max().item(), COLORS[(0, 2, 3, 5)[h % 4]], t)}' for h, (n, row) in enumerate(zip(names, w))) for t in range(T)] for kind, w in kinds.items()}
+    return scrub(states if len(states) > 1 else next(iter(states.values())), [f'frame {t} asks' for t in range(T)], start, before=picture(sheet(frames), alt=f'{T} frames'), alt='attention between frames')
+
+# %% ../nbs/53_explore.ipynb #9cf895f1
+@torch.no_grad()
+def stages(
+    models:dict,             # ST-MANets by name of the row, all with one body
+    clip:Tensor              # (3, T, H, W) normalised
+)->Page:
+    "Spatial maps over a clip and temporal maps as matrices, stage by stage."
+    check_shape('clip', clip, '3 T H W', 'One clip at a time: clips[0]')
+    found = {}
+    for name, model in models.items():
+        before, model.keep_maps, modes = model.keep_maps, True, {m: m.training for m in model.modules()}
+        try: extras = model.eval()(clip[None]).extras
+        finally:
+            model.keep_maps = before
+            for m, mode in modes.items(): m.training = mode
+        if not {'time_maps', 'space_maps'} <= set(extras): raise ValueError(f'models: expected ST-MANets with tda and sda, and {name!r} lacks one')
+        found[name] = [(received(s[0].float()), t[0].float()) for s, t in zip(extras['space_maps'], extras['time_maps'])]
+    frames, count = to_frames(clip), min(map(len, found.values()))
+    return scrub([''.join(_stage(frames, rows[i], None, name) for name, rows in found.items()) for i in range(count)], [f'stage {i + 2}' for i in range(count)], alt='attention of each stage over the clip and over time')
+
+_COSINE = '''(()=>{const r=document.getElementById("ID"),c=r.querySelector("canvas"),g=c.getContext("2d"),f=r.querySelector("img"),u=Int8Array.from(atob("DATA"),s=>s.charCodeAt(0)),[C,T,H,W,S,R]=SIZES,Z=S/W,Y=S/H,P=S+2;let [t,y,x]=START;g.scale(3,3);
+const at=(c,t,y,x)=>u[((c*T+t)*H+y)*W+x];
+function draw(){g.clearRect(0,0,c.width,c.height);const said=[],k=[];let mean=0,n=0;
+for(let i=0;i<T;i++)for(let v=0;v<H;v++)for(let w=0;w<W;w++){let d=0;if(R&&(Math.abs(v-y)>R||Math.abs(w-x)>R)){k.push(0);continue}for(let q=0;q<C;q++)d+=at(q,t,y,x)*at(q,i,v,w);d/=16129;k.push(d);mean+=d;n++}
+mean=Math.max(0,mean/n);for(let i=0;i<T;i++){let best=-9,b=[y,x];for(let v=0;v<H;v++)for(let w=0;w<W;w++){const d=k[(i*H+v)*W+w];if(d>best){best=d;b=[v,w]}
+g.globalAlpha=.85*Math.max(0,Math.min(1,(d-mean)/(1-mean)));g.fillStyle="#ffb000";g.fillRect(i*P+w*Z,v*Y,Z,Y)}g.globalAlpha=1;g.lineWidth=1.5;if(i==t)b=[y,x];g.strokeStyle=i==t?"#fff":"#0072B2";g.strokeRect(i*P+b[1]*Z,b[0]*Y,Z,Y);
+if(i!=t)said.push(i+": ("+(b[0]-y)+", "+(b[1]-x)+")")}r.querySelector("output").textContent="frame "+t+", row "+y+", column "+x+" asks; best match at (dy, dx) in frame "+said.join(", ")}
+const move=(a,b,d)=>{t=Math.max(0,Math.min(T-1,a));y=Math.max(0,Math.min(H-1,b));x=Math.max(0,Math.min(W-1,d));draw()};
+c.onclick=e=>{const b=c.getBoundingClientRect(),p=(e.clientX-b.left)/b.width*c.width/3,i=Math.floor(p/P);move(i,Math.floor((e.clientY-b.top)/b.height*H),Math.floor((p-i*P)/Z))};
+c.onkeydown=e=>{const d={ArrowLeft:[0,0,-1],ArrowRight:[0,0,1],ArrowUp:[0,-1,0],ArrowDown:[0,1,0],PageUp:[-1,0,0],PageDown:[1,0,0]}[e.key];if(d){move(t+d[0],y+d[1],x+d[2]);e.preventDefault();e.stopPropagation()}};draw()})()'''
+
+def correlation(
+    frames:Tensor,           # (T, H, W, 3) uint8
+    features:Tensor,         # (C, T, h, w), or (1, C, T, h, w)
+    radius:int=None,         # look no further, cells; None: everywhere
+    start=None               # moment, row and column that ask first; None: the first frame's middle
+)->Page:
+    "Click a place in any frame: where else is it? Arrow keys move it."
+    features = features[0] if features.ndim == 5 else features
+    C, T, h, w = (check_shape('features', features, 'C T h w', 'One clip at a time: features[0]')[k] for k in 'CThw')
+    check_shape('frames', frames, 'T H W 3', T=T)
+    data = unit(features[None].detach().float())[0].mul(127).round().to(torch.int8)
+    S = frames.shape[2]
+    if len(frames) and frames.shape[1] != S: raise ValueError(f'frames: expected square ones, got {frames.shape[1]}×{S} px. Crop them, and the features with them')
+    name = f'fgar-{derive_seed(data.float().sum().item(), T, h, w, radius, start):x}'
+    fill = dict(ID=name, SIZES=json.dumps([C, T, h, w, S, radius or 0]), START=json.dumps(list(start or (0, h//2, w//2))), DATA=_uri(data.numpy().tobytes(), '').partition(',')[2])
+    script = _COSINE
+    for key, value in fill.items(): script = script.replace(key, value, 1)
+    canvas = f'<canvas {_KEYS} tabindex="0" width="{3*(T*(S + 2) - 2)}" height="{3*S}" style="position:absolute;inset:0;width:100%;height:100%;cursor:crosshair" aria-label="cosine of the chosen position with all others"></canvas>'
+    return Page(f'<figure id="{name}" class="fgar-scrub">{picture(sheet(frames), alt=f"{T} frames").replace("</div>", canvas + "</div>")}<output style="font:13px sans-serif"></output></figure><script>{script}</script>')
