@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['layer_gradient', 'grad_cam', 'mass_inside', 'overlay']
 
-# %% ../nbs/52_explain.ipynb #645e30c8
+# %% ../nbs/52_explain.ipynb #156630b7
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .core import ActionModel, check_shape
 from .show import draw_boxes, heat, to_frames
 
-# %% ../nbs/52_explain.ipynb #51b7948c
+# %% ../nbs/52_explain.ipynb #1ca83505
 def layer_gradient(
     model:nn.Module,            # any model
     layer:nn.Module|str,        # one of its modules, or the module's name, such as 'body.layer4'
@@ -71,7 +71,7 @@ def grad_cam(
     low, high = cam.amin(axes, keepdim=True), cam.amax(axes, keepdim=True)
     return (cam - low)/(high - low).clamp_min(1e-7)
 
-# %% ../nbs/52_explain.ipynb #56349d93
+# %% ../nbs/52_explain.ipynb #a1505e32
 def mass_inside(
     maps:Tensor,     # (..., H, W), not negative
     boxes:Tensor     # (..., 4) or (..., B, 4) xyxy px; of several boxes the union counts; NaN or empty boxes hold nothing

@@ -175,7 +175,7 @@ def test_app_without_a_browser(tmp_path, clip, monkeypatch):
     assert ok() and app.analysis.times[0] >= app.stretch.value[0] and app.analysis.times[-1] < app.stretch.value[1]
     span = app.stretch.value
     app.system.value = 'stmanet'; assert ok() and app.stretch.value == span and app.analysis.times[0] >= span[0]     # another system looks at the same stretch
-    app.number.value = 3; assert ok() and app.stretch.value == '' and app.analysis.times[0] < span[0]                  # another clip is seen whole
+    app.number.value = 3; assert ok() and app.stretch.value == '' and app.analysis.times[-1] > span[1]                  # another clip is seen whole
     first = app.shown['stages'].value
     app.stage.value = 2; assert app.shown['stages'].value != first
     app.against.value = 'stmanet'; assert app.shown['stages'].value.count('fgar-row') == 2
