@@ -9,7 +9,7 @@ __all__ = ['STYLE', 'pixels', 'PANELS', 'Page', 'panel', 'picture', 'mark', 'she
            'bars', 'see_heads', 'see_stages', 'matches', 'see_correlation', 'see_scores', 'View', 'panels', 'board',
            'twin', 'Explorer', 'nms', 'sampling', 'attention', 'stages', 'correlation']
 
-# %% ../nbs/53_explore.ipynb #d16fa5d6
+# %% ../nbs/53_explore.ipynb #3f64183b
 import html, inspect, json, math, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ from .show import COLORS, _KEYS, _PLAY, _encode, _uri, heat, to_frames
 from .synthetic import CLASSES, render
 from .train import Checkpoint, load_checkpoint
 
-# %% ../nbs/53_explore.ipynb #f100f7a8
+# %% ../nbs/53_explore.ipynb #d6e9fdb2
 STYLE = '''<style>
 .fgar-board{display:flex;flex-wrap:wrap;gap:16px;font:13px/1.35 system-ui,sans-serif;max-width:1080px}
 .fgar-panel{flex:1 1 180px;max-width:245px;min-width:0;margin:0;font:13px/1.35 system-ui,sans-serif}.fgar-panel.wide{flex:1 1 100%;max-width:none}
@@ -109,7 +109,7 @@ def cells(
     colours = torch.from_numpy((matplotlib.colormaps['cividis'](np.arange(256))[:, :3]*255).astype('uint8'))
     return picture(colours[level], '' if row is None else mark((0, row, values.shape[1], row + 1), COLORS[1]), alt, cells=True)
 
-# %% ../nbs/53_explore.ipynb #2ef15b2e
+# %% ../nbs/53_explore.ipynb #17bd54aa
 _FLIP = ("const f=this.closest('.fgar-scrub'),i=+this.value,l=JSON.parse(f.dataset.labels)[i];f.querySelectorAll('.fgar-states').forEach(g=>[...g.children].forEach((s,j)=>{s.hidden=j!==i}));"
          "f.querySelector('output').textContent=l;this.setAttribute('aria-valuetext',l)")
 _CHOOSE = "this.closest('.fgar-scrub').querySelectorAll('.fgar-states').forEach((g,j)=>{g.hidden=j!==this.selectedIndex})"
@@ -137,7 +137,7 @@ def scrub(
                 f'<button type="button" {_KEYS} aria-label="Play" style="width:2.6em" onclick="{_PLAY}">▶</button><input type="range" {_KEYS} min="0" max="{count - 1}" value="{start}" aria-label="state" oninput="{_FLIP}">'
                 f'<output>{html.escape(labels[start])}</output></div></figure>')
 
-# %% ../nbs/53_explore.ipynb #3d8b2101
+# %% ../nbs/53_explore.ipynb #1f223c3b
 @dataclass(frozen=True, eq=False)
 class Source:
     "Frames to look at, and what is known about them."
@@ -190,7 +190,7 @@ def row_clip(
     second = lambda v: None if v == '' or v != v else float(v)
     return video_clip(manifest.path(row), second(r.get('start', '')), second(r.get('end', '')), label=r.label, **options)
 
-# %% ../nbs/53_explore.ipynb #34c82703
+# %% ../nbs/53_explore.ipynb #fd46af8f
 @dataclass(frozen=True, eq=False)
 class System:
     "A model, and what it calls its classes."
@@ -227,7 +227,7 @@ def open_system(
         model = create(what, classes=len(labels), frames=frames, size=size, **options).eval()
     return System(name or f'{what}, untrained', model, list(labels), False, math.nan)
 
-# %% ../nbs/53_explore.ipynb #a1f4b2f0
+# %% ../nbs/53_explore.ipynb #42775d61
 _PLAIN = (nn.ReLU, nn.Identity, nn.Dropout, nn.Dropout2d, nn.BatchNorm2d, nn.BatchNorm3d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 def _inner(model): return {n: m for n, m in model.named_modules() if n and not isinstance(m, _PLAIN) and sum(p not in ('rgb', 'flow', 'layers') for p in n.split('.')) <= 2}
@@ -257,7 +257,7 @@ def run_layers(
     used = {n: x.detach() for n, x in used.items() if not (parent(n) in used and used[parent(n)].shape == x.shape)}
     return pred, {n: x.transpose(0, 1) if x.ndim == 4 else x[0] for n, x in used.items()}
 
-# %% ../nbs/53_explore.ipynb #2c45679b
+# %% ../nbs/53_explore.ipynb #3f223c38
 class Pixels:
     "The frames of a source as a model of some size sees them; flow is computed when first asked for."
     def __init__(self,
@@ -380,7 +380,7 @@ def analyse(
                     None if source.boxes is None else seen.boxes(source.boxes[at]), None if boxes is None else (boxes, pick('informativeness')), places, pick('weights', 4), stages, layers,
                     torch.tensor(windows), along, bool((at.diff() == 0).any()), time.perf_counter() - begin)
 
-# %% ../nbs/53_explore.ipynb #608ec495
+# %% ../nbs/53_explore.ipynb #b7e64ec6
 def _moment(a, t):
     if isinstance(t, bool) or not isinstance(t, int) or not 0 <= t < len(a.frames): raise ValueError(f't: expected a moment from 0 to {len(a.frames) - 1}, got {t!r}')
     return t
@@ -402,7 +402,7 @@ def see_flow(a:Analysis, t:int)->Page:
     length = a.flow.norm(dim=0)
     return panel('flow', picture(flow_to_rgb(a.flow[:, _moment(a, t)], length.max().item()), alt='optical flow as colour'), f'longest {length[t].max():.1f} px')
 
-# %% ../nbs/53_explore.ipynb #886528c0
+# %% ../nbs/53_explore.ipynb #ad35c91c
 def see_regions(a:Analysis, t:int)->Page:
     "The regions that NTS-Net chose, best first."
     boxes, score = a.regions[0][_moment(a, t)], a.regions[1][t]
@@ -433,7 +433,7 @@ def see_places(a:Analysis, t:int, label:str|int=None)->Page:
     return panel('attention', picture(heat(a.frames[_moment(a, t)][None], maps[t][None], maps.min().item(), maps.max().item(), .7)[0], alt='attention over places'),
                  f'{a.system.labels[k] + ", " if a.places.shape[1] > 1 else ""}{maps[t].min():.2f} to {maps[t].max():.2f}')
 
-# %% ../nbs/53_explore.ipynb #c75e8d13
+# %% ../nbs/53_explore.ipynb #21007aec
 def bars(
     values:Tensor,           # (T,) at least 0
     top:float,               # value of a full bar
@@ -458,7 +458,7 @@ def see_heads(a:Analysis, t:int)->Page:
     body = ''.join(_head(w, _moment(a, t), top, h, f'head {h + 1}, sum {w[t].sum():.2f}') for h, w in enumerate(a.heads))
     return panel('attention over time', f'<div class="fgar-heads">{body}</div>', f'moment {t} asks; rows of the matrix ask, columns answer', 'wide')
 
-# %% ../nbs/53_explore.ipynb #1f663409
+# %% ../nbs/53_explore.ipynb #8ae8db20
 def _stage(
     frames:Tensor,           # (T, H, W, 3) uint8
     stage:tuple,             # received attention (h, w) or (t, h, w), map over times (t, t)
@@ -484,7 +484,7 @@ def see_stages(
     if not 2 <= stage < n + 2: raise ValueError(f'stage: expected 2 to {n + 1}, got {stage}')
     return panel(f'attention of stage {stage}', ''.join(_stage(x.frames, x.stages[stage - 2], _moment(a, t), x.system.name) for x in rows), 'received by each place · row asks, column answers', 'wide')
 
-# %% ../nbs/53_explore.ipynb #f038bf06
+# %% ../nbs/53_explore.ipynb #7e802b68
 def matches(
     features:Tensor,         # (C, T, h, w)
     t:int,                   # the moment that asks
@@ -529,7 +529,7 @@ def see_correlation(
     more = f'data-grid="{grid}" style="cursor:crosshair" onclick="{html.escape(_CLICK)}"'
     return panel('correlation', picture(sheet(shown), marks, 'cosine with the marked position', more=more), f'{_layer(a, layer)}, {h}×{w}: cosine with row {y}, column {x} of moment {t}' + (f', within {radius}' if radius else ''), 'wide')
 
-# %% ../nbs/53_explore.ipynb #4d2f493d
+# %% ../nbs/53_explore.ipynb #8bba5c93
 def see_scores(
     a:Analysis,
     t:int,
@@ -553,7 +553,7 @@ def see_scores(
     said = f'windows of {(a.windows[0, 1] - a.windows[0, 0]).item():.2g} s'
     return panel('scores over time', f'<svg class="fgar-chart" viewBox="0 0 820 134" role="img" aria-label="class scores over time">{"".join(parts)}</svg><div class="fgar-key">{key}</div>', said, 'wide')
 
-# %% ../nbs/53_explore.ipynb #a6b87f76
+# %% ../nbs/53_explore.ipynb #26f4096c
 @dataclass(frozen=True)
 class View:
     "What the panels are asked."
@@ -595,7 +595,7 @@ def twin(
     "The boards of all moments behind a slider: for pages without a kernel."
     return scrub([board(a, t, view, against) for t in range(len(a.frames))], [f'{s:.2f} s' for s in a.times], len(a.frames)//2, alt=f'{a.system.name} on {a.source.name}')
 
-# %% ../nbs/53_explore.ipynb #c29dffa3
+# %% ../nbs/53_explore.ipynb #a30a4f58
 class Explorer(widgets.VBox):
     "The JupyterLab app: choose a clip, a system, a layer; move through time."
     def __init__(self,
@@ -733,7 +733,7 @@ _APP = '''<style>.fgar-app{max-width:1100px;padding:6px 10px}.fgar-app .widget-h
 
 callable_module(__name__, Explorer)      # fgar.explore(…)
 
-# %% ../nbs/53_explore.ipynb #972a73d5
+# %% ../nbs/53_explore.ipynb #9c54ad6e
 def nms(
     boxes:Tensor,            # (A, 4) xyxy px, a dozen
     scores:Tensor,           # (A,)
@@ -757,7 +757,7 @@ def nms(
     states = [state(t) for t in thresholds]
     return scrub([s for s, _ in states], [f'threshold {t:.2f}: {k} of {len(boxes)} kept' for t, (_, k) in zip(thresholds, states)], round(.3*(steps - 1)), alt='which box removes which')
 
-# %% ../nbs/53_explore.ipynb #9a0939f2
+# %% ../nbs/53_explore.ipynb #3f298c0c
 def sampling(
     lengths=(4, 6, 8, 12, 16, 24, 32, 48, 60),   # of the video, frames: one state each
     count:int=8,             # frames of a clip
@@ -778,7 +778,7 @@ def sampling(
         return f'<svg class="fgar-chart" style="max-width:760px" viewBox="0 0 {140 + 10*most} 124" role="img" aria-label="frames taken of {n}">{"".join(parts)}</svg>'
     return scrub([state(n) for n in lengths], [f'{n} frames' for n in lengths], alt=f'where five strategies take {count} frames')
 
-# %% ../nbs/53_explore.ipynb #af4c356f
+# %% ../nbs/53_explore.ipynb #c1fb241c
 def attention(
     frames:Tensor,           # (T, H, W, 3) uint8
     weights,                 # (heads, T, T), row asks and column answers; or several by name
@@ -793,7 +793,7 @@ def attention(
     states = {kind: [''.join(f'<div>{html.escape(n)}, sum {row[t].sum():.2f}</div>{bars(row[t].detach(), w.max().item(), COLORS[(0, 2, 3, 5)[h % 4]], t, 50)}' for h, (n, row) in enumerate(zip(names, w))) for t in range(T)] for kind, w in kinds.items()}
     return scrub(states if len(states) > 1 else next(iter(states.values())), [f'frame {t} asks' for t in range(T)], start, before=picture(sheet(frames), alt=f'{T} frames'), alt='attention between frames')
 
-# %% ../nbs/53_explore.ipynb #7ffea6ec
+# %% ../nbs/53_explore.ipynb #0353dbf6
 @torch.no_grad()
 def stages(
     models:dict,             # ST-MANets by name of the row, all with one body
