@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test export readme docs lab clean
+.PHONY: demo test export results gpu docs lab clean
 
 demo: .venv/installed          ## train, evaluate and predict on court26; writes demo/report.html
 	$(BIN)/fgar demo --out demo
@@ -18,8 +18,14 @@ export: .venv/developer        ## notebooks -> fgar/, cleaned, and README.md fro
 	$(BIN)/nbdev_clean
 	$(BIN)/python tools/readme.py
 
+results: .venv/developer       ## train anew what the results pages show, and print the claims (many hours on a CPU)
+	$(BIN)/python tools/execute.py --flags slow --notebooks $$(ls nbs/3*.ipynb nbs/4*.ipynb nbs/6*.ipynb)
+
+gpu: .venv/developer           ## every cell marked for a GPU, outputs kept
+	$(BIN)/python tools/execute.py --flags gpu
+
 docs: .venv/developer          ## the site, in _docs/ (needs Quarto: quarto.org)
-	$(BIN)/nbdev_docs
+	$(BIN)/python tools/docs.py
 
 lab: .venv/developer           ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs
