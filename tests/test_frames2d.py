@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as tv
 
 import fgar
-from fgar.models.frames2d import GateShiftFuse, SegmentConsensus, TemporalShift, cross_modality_init, load_body, partial_bn, resnet_body, temporal_shift
+from fgar.models.frames2d import GateShiftFuse, SegmentConsensus, TemporalShift, cross_modality_init, frame_body, head_name, load_body, partial_bn, pooled, resnet_body, stage_widths, stages, temporal_shift
+from fgar.models.frames2d import BODIES
 
 
 @settings(max_examples=40, deadline=None)
@@ -60,9 +61,96 @@ def test_resnet50_parameters_and_gmacs(name):
     assert round(counter.get_total_flops()/2e9, 2) == 32.70
 
 
-@pytest.mark.parametrize('body', ['resnet18', 'resnet50'])
+@pytest.mark.parametrize('body, parameters, macs', [('resnet50', 25_557_032, 4_089_184_256), ('resnet18', 11_689_512, 1_814_073_344), ('vgg16', 138_357_544, 15_470_264_320), ('bn_inception', 11_295_240, 2.033e9)])
+def test_published_size_of_each_body(body, parameters, macs):
+    with torch.device('meta'): net, x = frame_body(body, 1000).eval(), torch.empty(1, 3, 224, 224)
+    with FlopCounterMode(display=False) as counter: out = net(x)
+    found = counter.get_total_flops()//2
+    assert out.shape == (1, 1000) and sum(p.numel() for p in net.parameters()) == parameters
+    assert found == macs if isinstance(macs, int) else round(found/1e9, 3) == macs/1e9
+
+
+@pytest.mark.parametrize('body', BODIES)
+def test_stages_make_what_the_body_makes(body):
+    "The four parts, the vector and the classifier are the whole network; strides are 4, 8, 16, 32."
+    with torch.device('meta'):
+        net, x = frame_body(body, 5, in_channels=6).eval(), torch.empty(2, 6, 96, 128)
+        for stage, width, stride in zip(stages(net), stage_widths(net), (4, 8, 16, 32)):
+            x = stage(x)
+            assert x.shape == (2, width, 96//stride, 128//stride)
+        assert net.get_submodule(head_name(net))(pooled(net, x)).shape == (2, 5)
+
+
+@pytest.mark.parametrize('body', ['resnet18', 'bn_inception'])
+def test_stages_equal_forward(body):
+    torch.manual_seed(0)
+    net, x = frame_body(body, 5).eval(), torch.randn(2, 3, 64, 64)
+    y = x
+    with torch.no_grad():
+        for stage in stages(net): y = stage(y)
+        assert_close(net.get_submodule(head_name(net))(pooled(net, y)), net(x))
+
+
+@pytest.mark.parametrize('body', ['vgg16', 'bn_inception'])
+@pytest.mark.parametrize('name', ['tsn', 'tsn-flow', 'tsn-two-stream', 'cnn', 'two-stream', 'lrcn', 'cnn-gru', 'bilinear', 'bilinear-flow', 'nts', 'nts-aff', 'nts-fpn', 'nts-two-stream'])
+def test_systems_take_every_body(name, body):
+    with torch.device('meta'):
+        model = fgar.create(name, classes=26, frames=2, body=body, **({'freeze_bn': True} if name in ('tsn', 'tsn-flow', 'lrcn') else {})).train()
+        assert model.eval()(*fgar.core.example_inputs(model, 2, device='meta')).logits.shape == (2, 26)
+    if model.spec.build.__name__ in ('TSN', 'LRCN'):
+        norms = [m for m in model.train().modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert sum(m.training for m in norms) == min(1, len(norms))
+
+
+def test_temporal_modules_want_residual_blocks():
+    for name in ('tsm', 'gsf'):
+        with pytest.raises(ValueError, match='body of residual blocks.*resnet50'): fgar.create(name, classes=3, body='vgg16')
+    with pytest.raises(ValueError, match="norm: expected 'batch'.*resnet18"): frame_body('bn_inception', 3, norm='group')
+
+
+def same_form(net, path, change=lambda k: k, **shapes):
+    "A file with the names and shapes of a network's weights and next to no contents."
+    state = {change(k): torch.full((), .01*(i + 1)).expand(v.shape) for i, (k, v) in enumerate(net.state_dict().items())}
+    torch.save(state | {k: torch.full((), .5).expand(v) for k, v in shapes.items()}, path)
+    return {k: v.flatten()[0].item() for k, v in state.items()}
+
+
+def test_vgg_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.nn.init, 'kaiming_normal_', lambda w, **_: w)                  # 138 million draws that a file overwrites
+    with torch.device('meta'): theirs = tv.vgg16()
+    values = same_form(theirs, tmp_path/'vgg.pth')
+    model = fgar.create('tsn-flow', classes=26, body='vgg16', stack=5, weights=tmp_path/'vgg.pth')
+    state = model.body.state_dict()
+    assert state.keys() == theirs.state_dict().keys() and model.head.out_features == 26
+    assert all(v.eq(values[k]).all() for k, v in state.items() if not k.startswith('classifier.6.'))
+    assert state['features.0.weight'].shape == (64, 10, 3, 3)                                # cross-modality: the mean of equal filters
+    same_form(theirs, tmp_path/'other.pth', lambda k: k.replace('features.28', 'features.29'))
+    with pytest.raises(ValueError, match=r"other.pth' does not fit.*2 missing \(features.28.weight, features.28.bias\); 2 unexpected \(features.29.weight"), torch.device('meta'): fgar.create('tsn', classes=26, body='vgg16', weights=tmp_path/'other.pth')
+    with pytest.raises(FileNotFoundError, match='one of IMAGENET1K_V1'): frame_body('vgg16', 2, weights='IMAGENET1K_V9')
+
+
+def test_bn_inception_weights_through_tsn(tmp_path):
+    with torch.device('meta'): theirs = frame_body('bn_inception', 1000)
+    values = same_form(theirs, tmp_path/'bn.pth', lambda k: 'module.base_model.' + k)
+    model = fgar.create('tsn', classes=26, body='bn_inception', weights=tmp_path/'bn.pth', freeze_bn=True)
+    assert all(v.float().allclose(torch.tensor(values['module.base_model.' + k])) for k, v in model.body.state_dict().items() if not k.startswith(('conv1_7x7_s2.', 'last_linear.')) and v.is_floating_point())
+    torch.save(tv.resnet18().state_dict(), tmp_path/'resnet.pth')
+    with pytest.raises(ValueError, match='missing .conv1_7x7_s2.weight.*unexpected .conv1.weight'): fgar.create('tsn', classes=26, body='bn_inception', weights=tmp_path/'resnet.pth')
+    with pytest.raises(FileNotFoundError, match='IMAGENET1K_V1'): fgar.create('tsn', classes=26, body='bn_inception', weights='IMAGENET1K_V1')
+
+
+def test_weights_learnt_on_flow_fit_a_flow_stream(tmp_path):
+    torch.manual_seed(0)
+    source = frame_body('small', 7, in_channels=6)
+    torch.save(source.state_dict(), tmp_path/'flow.pth')
+    body = frame_body('small', 26, in_channels=6, weights=tmp_path/'flow.pth')
+    assert all(torch.equal(v, source.state_dict()[k]) for k, v in body.state_dict().items() if not k.startswith('fc.'))
+    with pytest.raises(ValueError, match='conv1.weight .16, 6, 5, 5. for .16, 3, 5, 5.'): frame_body('small', 26, weights=tmp_path/'flow.pth')
+
+
+@pytest.mark.parametrize('body', ['resnet18', 'resnet50', 'vgg16'])
 def test_torchvision_names(body):
-    with torch.device('meta'): ours, theirs = resnet_body(body, 1000).state_dict(), getattr(tv, body)().state_dict()
+    with torch.device('meta'): ours, theirs = frame_body(body, 1000).state_dict(), getattr(tv, body)().state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
 
 

@@ -120,6 +120,9 @@ def test_bodies_by_name(tmp_path):
     assert all(p.requires_grad for p in full.parameters())                       # nothing is frozen without weights
     torch.save(BNInception(5).state_dict(), tmp_path/'w.pth')
     assert sum(p.requires_grad for n, p in picture_body('bn_inception', weights=tmp_path/'w.pth').named_parameters() if '_bn.' in n) == 2
+    other = picture_body('resnet18', 4, freeze_bn=True).train()
+    assert other.maps(torch.zeros(1, 4, 64, 64)).shape == (1, other.channels, 2, 2) == (1, 512, 2, 2) and not [k for k in other.state_dict() if '.fc.' in k]
+    assert sum(m.training for m in other.modules() if isinstance(m, torch.nn.BatchNorm2d)) == 1
     with pytest.raises(ValueError, match='Did you mean'): picture_body('bn-inception')
     with pytest.raises(ValueError, match='small'): picture_body('small', weights='x.pth')
 

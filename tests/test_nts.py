@@ -224,6 +224,26 @@ def test_split_norms_is_batch_norm_otherwise():
         if 'running' in key: assert_close(body.state_dict()[key], value)
     assert not build(norm='group').norms
 
+@pytest.mark.parametrize('name, body', [('nts', 'bn_inception'), ('nts-aff', 'bn_inception'), ('nts-fpn', 'resnet18')])
+def test_other_bodies_learn(name, body):
+    model = build(name, body=body, frames=1, crop=32).train()
+    model.loss(model(*inputs(model, 2, 1)), torch.tensor([0, 3]))['total'].backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert len(model.norms) == sum(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()) > 10
+
+def test_a_body_that_rounds_down_wants_whole_strides():
+    with torch.device('meta'), pytest.raises(ValueError, match='multiples of 128'): fgar.create('nts', classes=3, frames=1, size=100, body='vgg16', border='pad').eval()(torch.empty(1, 3, 1, 100, 100))
+
+@pytest.mark.parametrize('name', ['nts', 'nts-two-stream'])
+def test_the_command_trains_it(name, tmp_path, capsys):
+    from fgar.cli import main
+    from fgar.train import load_checkpoint
+    flags = '--options body small M 2 K 1 border pad --frames 2 --size 32 --clips 8 --val-clips 4 --difficulty 0 --epochs 1 --warmup 0 --batch 4 --no-tensorboard --quiet'.split()
+    code = main(['train', '--model', name, *flags, '--classes', 'low dribble', 'jump shot', '--out', str(tmp_path/'run')])
+    assert code == 0, capsys.readouterr().err
+    model = load_checkpoint(tmp_path/'run/last.pt').model
+    assert (model if name == 'nts' else model.rgb).M == 2
+
 # ---- streams and extensions
 
 def test_flow_stream_sees_the_flow_as_pictures():

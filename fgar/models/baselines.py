@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CELLS', 'frame_by_frame', 'frame_loss', 'FrameCNN', 'FlowCNN', 'TwoStreamCNN', 'LRCN', 'CNNRNN', 'CNNGRU',
-           'bilinear_pool', 'BilinearCNN']
+           'bilinear_pool', 'BilinearCNN', 'FlowLRCN', 'FlowBilinear']
 
-# %% ../../nbs/45_baselines.ipynb #b9b13d98
+# %% ../../nbs/45_baselines.ipynb #931ebe78
 from pathlib import Path
 
 import torch
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import ActionModel, Prediction, check_choice, check_clip, check_target, register
-from .frames2d import TSN
-from .two_stream import FlowTSN, TwoStream
+from .frames2d import TSN, pooled, stage_widths
+from .two_stream import FlowTSN, TwoStream, flow_images
 
-# %% ../../nbs/45_baselines.ipynb #b3bfc4b7
+# %% ../../nbs/45_baselines.ipynb #05740682
 def frame_by_frame(
     pred:Prediction,    # with frame_logits (N, T, K) among its extras
 )->Prediction:          # logits: log of the mean probability
@@ -35,17 +35,19 @@ def frame_loss(
     logits = pred.extras['frame_logits'].float()                                          # N T K
     return {'total': F.cross_entropy(logits.flatten(0, 1), target.repeat_interleave(logits.shape[1]))}
 
+@register('cnn', paper='Simonyan and Zisserman 2014, Two-Stream Convolutional Networks, spatial stream', frames=8, size=224)
 class FrameCNN(TSN):
     "A 2D network that is asked about each frame by itself (Simonyan and Zisserman 2014, §3)."
     def forward(self, clip): return frame_by_frame(super().forward(clip))
     def loss(self, pred, target): return frame_loss(pred, target)
 
+@register('cnn-flow', paper='Simonyan and Zisserman 2014, Two-Stream Convolutional Networks, temporal stream', inputs=('flow',), frames=8, size=224)
 class FlowCNN(FlowTSN):
     "The same for flow stacks."
     def forward(self, flow): return frame_by_frame(super().forward(flow))
     def loss(self, pred, target): return frame_loss(pred, target)
 
-# %% ../../nbs/45_baselines.ipynb #aaadcca3
+# %% ../../nbs/45_baselines.ipynb #6a843be3
 @register('two-stream', paper='Simonyan and Zisserman 2014, Two-Stream Convolutional Networks', inputs=('rgb', 'flow'), frames=8, size=224)
 class TwoStreamCNN(TwoStream):
     "Single frames and single flow stacks, classified one by one and averaged (Simonyan and Zisserman 2014)."
@@ -61,50 +63,49 @@ class TwoStreamCNN(TwoStream):
     ):
         super().__init__(FrameCNN(classes, frames, body, weights, dropout, norm=norm), FlowCNN(classes, frames, body, weights, dropout, norm, stack=stack), fusion)
 
-# %% ../../nbs/45_baselines.ipynb #05f917e5
+# %% ../../nbs/45_baselines.ipynb #3caa82a2
 CELLS = {'rnn': nn.RNN, 'lstm': nn.LSTM, 'gru': nn.GRU}
 
 @register('lrcn', paper='Donahue et al. 2015, Long-term Recurrent Convolutional Networks (CNN + LSTM)', frames=8, size=224)
 class LRCN(TSN):
     "A 2D network on each frame, a recurrent network over the frames, its scores averaged over time (Donahue et al. 2015)."
+    cell = 'lstm'
     def __init__(self,
         classes:int,                 # K
         frames:int=8,                # T; any number
         body:str='resnet50',         # as in `TSN`
         weights:str|Path|None=None,  # a state-dict file, or a name such as 'IMAGENET1K_V1'
         dropout:float=.5,            # before the recurrence and the classifier
+        in_channels:int=3,           # channels of a frame
         norm:str='batch',            # 'batch' or 'group'
-        cell:str='lstm',             # 'rnn', 'lstm' or 'gru'
-        hidden:int=256               # width of the recurrence
+        freeze_bn:bool=False,        # partial batch norm; wants pretrained weights
+        hidden:int=256,              # width of the recurrence
+        cell:str|None=None           # 'rnn', 'lstm' or 'gru'; None: what the name says
     ):
-        super().__init__(classes, frames, body, weights, dropout, norm=norm)
-        width = self.body.fc.in_features
-        self.recur = CELLS[check_choice('cell', cell, CELLS)](width, hidden, batch_first=True)
-        self.body.fc = nn.Linear(hidden, classes)
+        super().__init__(classes, frames, body, weights, dropout, in_channels, norm, freeze_bn=freeze_bn)
+        self.recur = CELLS[check_choice('cell', cell or self.cell, CELLS)](self.head.in_features, hidden, batch_first=True)
+        self.body.set_submodule(self.top, nn.Linear(hidden, classes))
 
     def forward(self,
-        clip:Tensor        # (N, 3, T, H, W) float, normalised
+        clip:Tensor        # (N, C, T, H, W) float, normalised
     )->Prediction:         # extras: frame_logits (N, T, K), what is said after each frame
-        t = check_clip(clip)['T']
-        features = self.body.avgpool(self.maps(rearrange(clip, 'n c t h w -> (n t) c h w'))).flatten(1)        # (N·T) D
+        t = check_clip(clip, channels=self.in_channels)['T']
+        features = pooled(self.body, self.maps(rearrange(clip, 'n c t h w -> (n t) c h w')))                   # (N·T) D
         states, _ = self.recur(self.dropout(rearrange(features, '(n t) d -> n t d', t=t)))                     # N T hidden
-        scores = self.body.fc(self.dropout(states))
+        scores = self.head(self.dropout(states))
         return Prediction(scores.mean(1), {'frame_logits': scores})
 
-# %% ../../nbs/45_baselines.ipynb #ff2ba973
 @register('cnn-rnn', paper='Elman 1990, on CNN features', frames=8, size=224)
 class CNNRNN(LRCN):
     "LRCN with a plain recurrence."
-    def __init__(self, classes, frames=8, body='resnet50', weights=None, dropout=.5, norm='batch', hidden=256):
-        super().__init__(classes, frames, body, weights, dropout, norm, 'rnn', hidden)
+    cell = 'rnn'
 
 @register('cnn-gru', paper='Cho et al. 2014, Gated Recurrent Unit, on CNN features', frames=8, size=224)
 class CNNGRU(LRCN):
     "LRCN with gated recurrent units."
-    def __init__(self, classes, frames=8, body='resnet50', weights=None, dropout=.5, norm='batch', hidden=256):
-        super().__init__(classes, frames, body, weights, dropout, norm, 'gru', hidden)
+    cell = 'gru'
 
-# %% ../../nbs/45_baselines.ipynb #50f684ec
+# %% ../../nbs/45_baselines.ipynb #be7a0f7b
 def bilinear_pool(
     x:Tensor         # (N, C, ...) features at any positions
 )->Tensor:           # (N, C·C), length 1
@@ -122,16 +123,38 @@ class BilinearCNN(TSN):
         body:str='resnet50',         # as in `TSN`
         weights:str|Path|None=None,  # a state-dict file, or a name such as 'IMAGENET1K_V1'
         dropout:float=.5,            # before the classifier
+        in_channels:int=3,           # channels of a frame
         norm:str='batch',            # 'batch' or 'group'
+        freeze_bn:bool=False,        # partial batch norm; wants pretrained weights
         width:int=128                # channels that are multiplied
     ):
-        super().__init__(classes, frames, body, weights, dropout, norm=norm)
-        self.narrow = nn.Conv2d(self.body.fc.in_features, width, 1)
-        self.body.fc = nn.Linear(width*width, classes)
+        super().__init__(classes, frames, body, weights, dropout, in_channels, norm, freeze_bn=freeze_bn)
+        self.narrow = nn.Conv2d(stage_widths(self.body)[-1], width, 1)
+        self.body.set_submodule(self.top.split('.')[0], nn.Identity())          # VGG-16's wide layers have nothing to do here either
+        self.classifier = nn.Linear(width*width, classes)
 
     def forward(self,
-        clip:Tensor        # (N, 3, T, H, W) float, normalised
+        clip:Tensor        # (N, C, T, H, W) float, normalised
     )->Prediction:
-        t = check_clip(clip)['T']
+        t = check_clip(clip, channels=self.in_channels)['T']
         maps = self.narrow(self.maps(rearrange(clip, 'n c t h w -> (n t) c h w')))
-        return Prediction(self.body.fc(self.dropout(bilinear_pool(rearrange(maps, '(n t) c h w -> n c t h w', t=t)))))
+        return Prediction(self.classifier(self.dropout(bilinear_pool(rearrange(maps, '(n t) c h w -> n c t h w', t=t)))))
+
+# %% ../../nbs/45_baselines.ipynb #45306e57
+@register('lrcn-flow', paper='Donahue et al. 2015, Long-term Recurrent Convolutional Networks (CNN + LSTM), on flow', inputs=('flow',), frames=8, size=224)
+class FlowLRCN(LRCN):
+    "LRCN on the flow stack of each moment (Donahue et al. 2015, §4.1)."
+    def __init__(self, classes, frames=8, body='resnet50', weights=None, dropout=.5, norm='batch', freeze_bn=False, hidden=256, stack=5, limit=20.):
+        super().__init__(classes, frames, body, weights, dropout, 2*stack, norm, freeze_bn, hidden)
+        self.stack, self.limit = stack, limit
+
+    def forward(self, flow): return super().forward(flow_images(flow, self.stack, self.limit))
+
+@register('bilinear-flow', paper='Lin et al. 2015, Bilinear CNN Models for Fine-grained Visual Recognition, on flow', inputs=('flow',), frames=8, size=224)
+class FlowBilinear(BilinearCNN):
+    "Second-order pooling of features of flow stacks."
+    def __init__(self, classes, frames=8, body='resnet50', weights=None, dropout=.5, norm='batch', freeze_bn=False, width=128, stack=5, limit=20.):
+        super().__init__(classes, frames, body, weights, dropout, 2*stack, norm, freeze_bn, width)
+        self.stack, self.limit = stack, limit
+
+    def forward(self, flow): return super().forward(flow_images(flow, self.stack, self.limit))

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['BLOCKS', 'MEAN', 'STD', 'CAFFE', 'BNInception', 'from_caffe', 'read_weights', 'bn_inception', 'SmallBody',
-           'picture_body']
+           'FrameMaps', 'picture_body']
 
-# %% ../../nbs/30b_bn_inception.ipynb #5981262c
+# %% ../../nbs/30b_bn_inception.ipynb #3aaf9a05
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -14,19 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import check_choice, check_shape
-from .frames2d import cross_modality_init, load_body, partial_bn
+from .frames2d import BODIES, fill_body, frame_body, head_name, partial_bn, stage_widths, stages
 
-# %% ../../nbs/30b_bn_inception.ipynb #3ba2a4d3
+# %% ../../nbs/30b_bn_inception.ipynb #7ff36d71
 BLOCKS = {          # channels: 1×1, reduce, 3×3, reduce, 3×3 twice, pool's projection; what the pool is
     '3a': (64, 64, 64, 64, 96, 32, 'avg'), '3b': (64, 64, 96, 64, 96, 64, 'avg'), '3c': (0, 128, 160, 64, 96, 0, 'max'),
     '4a': (224, 64, 96, 96, 128, 128, 'avg'), '4b': (192, 96, 128, 96, 128, 128, 'avg'), '4c': (160, 128, 160, 128, 160, 128, 'avg'),
     '4d': (96, 128, 192, 160, 192, 128, 'avg'), '4e': (0, 128, 192, 192, 256, 0, 'max'),
     '5a': (352, 192, 320, 160, 224, 128, 'avg'), '5b': (352, 192, 320, 192, 224, 128, 'max')}
 
-# %% ../../nbs/30b_bn_inception.ipynb #a53513a5
+# %% ../../nbs/30b_bn_inception.ipynb #de3921c0
 class BNInception(nn.Module):
     "BN-Inception with the key names of the public Caffe conversion (Ioffe and Szegedy 2015)."
-    channels = 1024     # of `maps`
+    channels, widths = 1024, (192, 320, 608, 1024)     # of `maps`, and of the four stages
 
     def __init__(self,
         classes:int,                   # K
@@ -77,23 +78,30 @@ class BNInception(nn.Module):
         x = F.avg_pool2d(x, 3, 1, 1) if pool == 'avg' else F.max_pool2d(x, 3, 1, 1)
         return torch.cat([*parts, self._run(p + 'pool_proj', x)], 1)
 
+    def stages(self):
+        "Four functions that make `maps`: 1/4, 1/8, 1/16 and 1/32 of the side."
+        def first(x):
+            check_shape('x', x, 'N C H W', 'Clips? rearrange(x, "n c t h w -> (n t) c h w")', C=self.conv1_7x7_s2.in_channels)
+            if min(x.shape[-2:]) < 32: raise ValueError(f'x: expected at least 32 px a side, got {tuple(x.shape[-2:])}. Resize the frames')
+            x = F.max_pool2d(self._run('conv1_7x7_s2', x, 2), 3, 2, ceil_mode=True)
+            return self._run('conv2_3x3', self._run('conv2_3x3_reduce', x))
+        def through(*names): return lambda x: reduce(lambda y, name: self.block(name, y), names, x)
+        return [first, lambda x: through('3a', '3b')(F.max_pool2d(x, 3, 2, ceil_mode=True)), through('3c', '4a', '4b', '4c', '4d'), through('4e', '5a', '5b')]
+
     def maps(self,
         x:Tensor      # (N, C, H, W) pictures
     )->Tensor:        # (N, 1024, H/32, W/32); 7×7 for 224 px
         "Feature maps of the last block."
-        check_shape('x', x, 'N C H W', 'Clips? rearrange(x, "n c t h w -> (n t) c h w")', C=self.conv1_7x7_s2.in_channels)
-        if min(x.shape[-2:]) < 32: raise ValueError(f'x: expected at least 32 px a side, got {tuple(x.shape[-2:])}. Resize the frames')
-        x = F.max_pool2d(self._run('conv1_7x7_s2', x, 2), 3, 2, ceil_mode=True)
-        x = F.max_pool2d(self._run('conv2_3x3', self._run('conv2_3x3_reduce', x)), 3, 2, ceil_mode=True)
-        for name in BLOCKS: x = self.block(name, x)
-        return x
+        return reduce(lambda y, stage: stage(y), self.stages(), x)
+
+    def pooled(self, maps): return maps.mean((-2, -1))     # (N, 1024)
 
     def forward(self,
         x:Tensor      # (N, C, H, W) pictures
     )->Tensor:        # (N, K)
-        return self.last_linear(self.maps(x).mean((-2, -1)))
+        return self.last_linear(self.pooled(self.maps(x)))
 
-# %% ../../nbs/30b_bn_inception.ipynb #3daeacc5
+# %% ../../nbs/30b_bn_inception.ipynb #92cf3e7f
 MEAN, STD, CAFFE = (.485, .456, .406), (.229, .224, .225), (128., 117., 104.)     # red, green, blue
 
 def from_caffe(
@@ -103,7 +111,7 @@ def from_caffe(
     w, (mean, std, mu) = state['conv1_7x7_s2.weight'].flip(1), (torch.tensor(v) for v in (MEAN, STD, CAFFE))
     return state | {'conv1_7x7_s2.weight': w*(255*std)[:, None, None], 'conv1_7x7_s2.bias': state['conv1_7x7_s2.bias'] + w.sum((2, 3)) @ (255*mean - mu)}
 
-# %% ../../nbs/30b_bn_inception.ipynb #dface83a
+# %% ../../nbs/30b_bn_inception.ipynb #baf1698c
 def read_weights(
     path:str|Path            # a file written by torch.save
 )->dict[str,Tensor]:         # plain names
@@ -122,24 +130,18 @@ def read_weights(
 def bn_inception(
     classes:int,                    # K
     in_channels:int=3,              # of a picture; 2L for a stack of flow fields
-    weights:str|Path|None=None,     # file with weights learnt on colour pictures
+    weights:str|Path|None=None,     # file with weights learnt on colour pictures, or on as many channels as this picture has
     freeze_bn:bool=False,           # partial batch norm
     caffe:bool=True                 # the file's network takes Caffe's colours, as the public ones do
 )->BNInception:
     "BN-Inception, from scratch or from a file; a classifier for other classes is left out, anything else that differs is a `ValueError` with the keys."
     body = BNInception(classes, freeze_bn=freeze_bn)
-    if weights is not None:
-        own, state = body.state_dict(), read_weights(weights)
-        head = {k: own[k] for k in own if k.startswith('last_linear.') and (k not in state or state[k].shape != own[k].shape)}
-        state |= head
-        load_body(body, from_caffe(state) if caffe and {'conv1_7x7_s2.weight', 'conv1_7x7_s2.bias'} <= set(state) else state, weights)
-    if in_channels != 3:
-        old = body.conv1_7x7_s2
-        body.conv1_7x7_s2 = nn.Conv2d(in_channels, 64, 7, padding=3)
-        body.conv1_7x7_s2.weight.data, body.conv1_7x7_s2.bias.data = cross_modality_init(old.weight.data, in_channels), old.bias.data
-    return body
+    state = None if weights is None else read_weights(weights)
+    first = {} if state is None else {k: state[k] for k in ('conv1_7x7_s2.weight', 'conv1_7x7_s2.bias') if k in state}
+    if caffe and len(first) == 2 and first['conv1_7x7_s2.weight'].shape[1] == 3: state = from_caffe(state)
+    return fill_body(body, in_channels, state, weights)
 
-# %% ../../nbs/30b_bn_inception.ipynb #6b261613
+# %% ../../nbs/30b_bn_inception.ipynb #ede1fd2e
 class SmallBody(nn.Module):
     "Four 3×3 convolutions with norms, 1/8 of the size; 56 px give 7×7 positions."
     def __init__(self,
@@ -158,17 +160,39 @@ class SmallBody(nn.Module):
         check_shape('x', x, 'N C H W', 'Clips? rearrange(x, "n c t h w -> (n t) c h w")', C=self.in_channels)
         return self.layers(x)
 
+class FrameMaps(nn.Module):
+    "A body of `frame_body` without its classifier: maps only."
+    def __init__(self,
+        body:nn.Module,                              # any of `BODIES`; changed in place
+        freeze_bn:bool=False                         # partial batch norm
+    ):
+        super().__init__()
+        body.set_submodule(head_name(body).split('.')[0], nn.Identity())           # with VGG-16's wide layers
+        self.body, self.channels, self.freeze_bn = body, stage_widths(body)[-1], freeze_bn
+
+    def train(self, mode=True):
+        super().train(mode)
+        return partial_bn(self) if mode and self.freeze_bn else self
+
+    def maps(self,
+        x:Tensor     # (N, C, H, W)
+    )->Tensor:       # (N, channels, H/32, W/32)
+        "Feature maps of the last stage."
+        return reduce(lambda y, stage: stage(y), stages(self.body), x)
+
 def picture_body(
-    name:str,                       # 'bn_inception' or 'small'
+    name:str,                       # 'small', or one of `BODIES` in its place
     in_channels:int=3,              # of a picture
-    weights:str|Path|None=None,     # file, for 'bn_inception'
+    weights:str|Path|None=None,     # file, or a name that torchvision knows; none for 'small'
     freeze_bn:bool|None=None        # partial batch norm; None: when there are weights
 )->nn.Module:                       # with `maps` and `channels`, without a classifier
     "A body for pictures by name."
-    check_choice('body', name, ['bn_inception', 'small'])
+    check_choice('body', name, BODIES)
+    freeze_bn = weights is not None if freeze_bn is None else freeze_bn
     if name == 'small':
         if weights is not None: raise ValueError(f"weights: expected none for the body 'small', got {str(weights)!r}. There are no public weights of it; init takes a checkpoint of fgar.train")
         return SmallBody(in_channels)
-    body = bn_inception(1, in_channels, weights, weights is not None if freeze_bn is None else freeze_bn)
+    if name != 'bn_inception': return FrameMaps(frame_body(name, 1, in_channels, weights=weights), freeze_bn).train()
+    body = bn_inception(1, in_channels, weights, freeze_bn)
     del body.last_linear                                  # heads of their own sit on the maps
     return body

@@ -6,7 +6,7 @@
 __all__ = ['crop_regions', 'Screening', 'PyramidScreening', 'StageFusion', 'SplitNorm', 'split_norms', 'NTSNet',
            'published_names', 'NTSFlow', 'NTSPyramid', 'NTSFusion', 'FootballTwoStream', 'covered']
 
-# %% ../../nbs/40_football_nts.ipynb #b1dc399a
+# %% ../../nbs/40_football_nts.ipynb #e9edad1f
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from torch.nn import functional as F
 
 from ..core import ActionModel, Prediction, check_choice, check_clip, check_shape, check_target, register
 from ..losses.ranking import ranking_loss, region_confidence, region_loss, scrutinizer_loss
-from .frames2d import TSN, SegmentConsensus, resnet_body
+from .frames2d import TSN, SegmentConsensus, frame_body, head_name, pooled, stage_widths, stages
 from .two_stream import FlowTSN, TwoStream, flow_images
 from ..ops.attention import AFF, IAFF, SpatialAttention
 from ..ops.boxes import anchors, inside, nms
 
-# %% ../../nbs/40_football_nts.ipynb #93c3b725
+# %% ../../nbs/40_football_nts.ipynb #e350f600
 def crop_regions(
     images:Tensor,   # (B, C, H, W) float
     boxes:Tensor,    # (B, M, 4) xyxy, px; what lies outside the image is 0
@@ -35,7 +35,7 @@ def crop_regions(
     rois = torch.cat([owner[:, None], boxes.flatten(0, 1)], 1).to(images.dtype)                  # (B·M, 5)
     return torchvision.ops.roi_align(images, rois, size, sampling_ratio=1, aligned=True)
 
-# %% ../../nbs/40_football_nts.ipynb #66ddf4af
+# %% ../../nbs/40_football_nts.ipynb #5bf09d65
 _COUNTS = 6, 6, 9             # scales × ratios of each level, as `anchors` has them
 
 class Screening(nn.Module):
@@ -59,7 +59,7 @@ class Screening(nn.Module):
         d3 = self.down3(d2).relu()
         return torch.cat([self.tidy1(d1).flatten(1), self.tidy2(d2).flatten(1), self.tidy3(d3).flatten(1)], 1)
 
-# %% ../../nbs/40_football_nts.ipynb #f3fca69a
+# %% ../../nbs/40_football_nts.ipynb #cfcf02b9
 class PyramidScreening(nn.Module):
     "Screening on a feature pyramid: stages 2 … 4 joined from the top down, positions weighed by spatial attention (football paper, section 5)."
     strides = 8, 16, 32
@@ -86,7 +86,7 @@ class PyramidScreening(nn.Module):
             scores[i] = self.tidy[i](self.smooth[i](seen).relu()).flatten(1)
         return torch.cat(scores, 1)
 
-# %% ../../nbs/40_football_nts.ipynb #4116b768
+# %% ../../nbs/40_football_nts.ipynb #5908b11f
 class StageFusion(nn.Module):
     "The last two stages joined by attentional feature fusion, channels weighed at several pooling sizes (football paper, section 5; Dai et al. 2021)."
     def __init__(self,
@@ -105,7 +105,7 @@ class StageFusion(nn.Module):
     )->Tensor:                   # (B, upper, h, w), the size of stage 4
         return self.join(maps[-1], self.lateral(maps[-2]))
 
-# %% ../../nbs/40_football_nts.ipynb #ea9424b7
+# %% ../../nbs/40_football_nts.ipynb #72cf3879
 class SplitNorm(nn.BatchNorm2d):
     "Batch norm that keeps running averages of its own for regions."
     regions = False                    # what is being normalised: frames, or regions
@@ -130,14 +130,14 @@ def split_norms(
     for parent, name, layer in found: setattr(parent, name, SplitNorm(layer))
     return [getattr(parent, name) for parent, name, _ in found]
 
-# %% ../../nbs/40_football_nts.ipynb #fe503cd9
+# %% ../../nbs/40_football_nts.ipynb #f00d0410
 @lru_cache(maxsize=16)
-def _anchors(height:int, width:int, smallest:float, strides:tuple, border:str, device:torch.device)->tuple[Tensor,Tensor]:
-    "Anchors of an image, and which of the scores belong to them."
+def _anchors(height:int, width:int, smallest:float, strides:tuple, border:str, device:torch.device)->tuple[Tensor,Tensor,int]:
+    "Anchors of an image, which of the scores belong to them, and how many scores there must be."
     with torch.inference_mode(False), torch.device('cpu'):                                   # kept for later: ordinary tensors, whoever asks first
         every = anchors((height, width), strides, [smallest*k for k in (1, 2, 4)], border='pad')
         keep = inside(every, (height, width)).nonzero()[:, 0] if border == 'drop' else torch.arange(len(every))
-        return every[keep].to(device), keep.to(device)
+        return every[keep].to(device), keep.to(device), len(every)
 
 @register('nts', paper='Wang & Wang 2025, football; Yang et al. 2018, NTS-Net', frames=8, size=224)
 class NTSNet(ActionModel):
@@ -147,7 +147,7 @@ class NTSNet(ActionModel):
         classes:int,                 # number of classes
         frames:int=8,                # T; any number will do
         size:int=224,                # px, what `anchor` and `crop` refer to; other inputs will do too
-        body:str='resnet50',         # 'resnet50', 'resnet18' or 'small'
+        body:str='resnet50',         # as in `TSN`
         weights:str|Path|None=None,  # a state-dict file for the body, or a name such as 'IMAGENET1K_V1'
         M:int=6,                     # regions the teacher judges
         K:int=4,                     # regions the decision uses, the best of the M
@@ -171,9 +171,9 @@ class NTSNet(ActionModel):
         self.frames, self.size, self.M, self.K, self.threshold, self.anchor, self.border, self.stack, self.limit = frames, size, M, K, threshold, anchor, border, stack, limit
         self.crop, self.weights = crop or size//2, (ranking, lam, mu)
         self.in_channels = 2*stack if self.takes == 'flow' else 3
-        self.body = resnet_body(body, classes, self.in_channels, norm, weights)
-        width = self.body.fc.in_features
-        channels = [width//8, width//4, width//2, width] if body != 'small' else [24, 48, 96, 128]
+        self.body = frame_body(body, classes, self.in_channels, norm, weights)
+        self.top, channels = head_name(self.body), stage_widths(self.body)
+        width = self.body.get_submodule(self.top).in_features
         self.screening = (PyramidScreening if self.pyramid else Screening)(channels, 2 if body == 'small' else 4, 32 if body == 'small' else 128)
         self.join = StageFusion(*channels[2:], join or self.joins) if self.joins else None
         self.norms = split_norms(self.body) + (split_norms(self.join) if self.join else [])
@@ -187,16 +187,15 @@ class NTSNet(ActionModel):
     )->list[Tensor]:         # stages 1 … 4
         "What the body sees."
         for norm in self.norms: norm.regions = regions
-        b, maps = self.body, []
-        x = b.maxpool(b.relu(b.bn1(b.conv1(images))))
-        for stage in (b.layer1, b.layer2, b.layer3, b.layer4): maps.append(x := stage(x))
-        return maps
+        maps = [images]
+        for stage in stages(self.body): maps.append(stage(maps[-1]))
+        return maps[1:]
 
     def features(self,
         maps:list[Tensor]  # stages 1 … 4
     )->Tensor:             # (B, D)
         "One vector per frame or region."
-        return self.dropout(self.body.avgpool(self.join(maps) if self.join else maps[-1]).flatten(1))
+        return self.dropout(pooled(self.body, self.join(maps) if self.join else maps[-1]))
 
     def locate(self,
         scores:Tensor,               # (B, A) of all anchors of the image
@@ -204,7 +203,8 @@ class NTSNet(ActionModel):
         count:int                    # regions wanted
     )->tuple[Tensor,Tensor,Tensor]:  # boxes (B, count, 4), scores (B, count), valid (B, count) bool; best first
         "Non-maximum suppression of the scored anchors."
-        boxes, keep = _anchors(*image_size, self.size*self.anchor, self.screening.strides, self.border, scores.device)
+        boxes, keep, every = _anchors(*image_size, self.size*self.anchor, self.screening.strides, self.border, scores.device)
+        if scores.shape[1] != every: raise ValueError(f'clip: expected frames whose maps have ⌈side/{self.screening.strides[0]}⌉ rows and columns, got {image_size} px. This body rounds down: take sides that are multiples of {self.screening.strides[-1]}')
         scores = scores.index_select(1, keep)
         kept = nms(boxes.expand(scores.shape[0], -1, -1), scores.detach(), self.threshold, count)
         index = kept.clamp(min=0)
@@ -224,7 +224,7 @@ class NTSNet(ActionModel):
         local = local.unflatten(0, boxes.shape[:2])*valid[..., None]                         # (B, M, D)
         logits = self.scrutinizer(torch.cat([local[:, :self.K].flatten(1), whole], 1))       # (B, classes)
         frames = lambda x: x.unflatten(0, (-1, sizes['T']))
-        extras = dict(boxes=boxes, informativeness=scores, valid=valid, regions=self.teacher(local), whole=self.body.fc(whole), frame_logits=logits)
+        extras = dict(boxes=boxes, informativeness=scores, valid=valid, regions=self.teacher(local), whole=self.body.get_submodule(self.top)(whole), frame_logits=logits)
         return Prediction(self.consensus(frames(logits)), {k: frames(v) for k,v in extras.items()})
 
     def loss(self,
@@ -239,7 +239,7 @@ class NTSNet(ActionModel):
                      scrutinizer=scrutinizer_loss(pred.logits, target), region=region_loss(regions, whole, each, valid))
         return parts | {'total': sum(w*x for w,x in zip(self.weights, parts.values()))}
 
-# %% ../../nbs/40_football_nts.ipynb #44a67c8c
+# %% ../../nbs/40_football_nts.ipynb #d0524cdb
 def published_names(
     state:dict[str,Tensor]   # a checkpoint of the published NTS-Net, or its 'net_state_dict'
 )->dict[str,Tensor]:         # keys as in `NTSNet`
@@ -250,7 +250,7 @@ def published_names(
     own = {f'{names[name]}.{rest}': v for (name, rest), v in parts}
     return own | {k.replace('.running_', '.region_'): v for k,v in own.items() if '.running_' in k}      # one average for both, there
 
-# %% ../../nbs/40_football_nts.ipynb #dfef2076
+# %% ../../nbs/40_football_nts.ipynb #8aeefcb0
 @register('nts-flow', paper='Wang & Wang 2025, football, flow stream', inputs=('flow',), frames=8, size=224)
 class NTSFlow(NTSNet):
     "The same three networks on stacks of flow; regions are cut from the stack (football paper, Figure 3)."
@@ -266,7 +266,7 @@ class NTSFusion(NTSNet):
     "Features of the last two stages joined by attentional feature fusion with multi-scale channel attention (football paper, section 5)."
     joins = 'iaff'
 
-# %% ../../nbs/40_football_nts.ipynb #81ad063e
+# %% ../../nbs/40_football_nts.ipynb #5a743035
 @register('nts-two-stream', paper='Wang & Wang 2025, football, RGB regions + TSN flow', inputs=('rgb', 'flow'), frames=8, size=224)
 class FootballTwoStream(TwoStream):
     "Regions on RGB, fused 0.4 to 0.6 with TSN on flow: the paper's best (football paper, Table 5)."
@@ -274,7 +274,7 @@ class FootballTwoStream(TwoStream):
         classes:int,                        # number of classes
         frames:int=8,                       # moments T
         size:int=224,                       # px, as in `NTSNet`
-        body:str='resnet50',                # 'resnet50', 'resnet18' or 'small'
+        body:str='resnet50',                # as in `TSN`
         weights:str|Path|None=None,         # RGB weights for both bodies: a state-dict file or a name
         second:str='tsn',                   # flow stream: 'tsn', or 'nts' for regions there too
         M:int=6,                            # as in `NTSNet`, and those below
@@ -292,7 +292,7 @@ class FootballTwoStream(TwoStream):
         flow = FlowTSN(classes, frames, body, weights, dropout, norm, stack=stack) if check_choice('second', second, ['tsn', 'nts']) == 'tsn' else NTSFlow(classes, stack=stack, **regions)
         super().__init__(NTSNet(classes, **regions), flow, fusion)
 
-# %% ../../nbs/40_football_nts.ipynb #b65e3815
+# %% ../../nbs/40_football_nts.ipynb #58b29d0f
 def covered(
     boxes:Tensor,   # (..., K, 4) xyxy px, the regions of a frame
     target:Tensor   # (..., 4) xyxy px, what should be in one of them
