@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGES', 'RECIPES', 'PROTOCOLS', 'STC', 'parse_stages', 'parse_offsets', 'FSTFLNet', 'recipe']
 
-# %% ../../nbs/43_fstfl.ipynb #d379b9b5
+# %% ../../nbs/43_fstfl.ipynb #49eff67c
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .temporal2d import separable
 from ..ops.correlation import BACKENDS, correlation_features
 from ..train import TrainConfig
 
-# %% ../../nbs/43_fstfl.ipynb #734216f9
+# %% ../../nbs/43_fstfl.ipynb #700a55d7
 class STC(nn.Module):
     "Spatio-temporal correlation: compare, extract, fuse, add (Li et al. 2024, §3)."
     def __init__(self,
@@ -29,7 +29,9 @@ class STC(nn.Module):
         offsets:Sequence[int]=(0, 1, 2), # frame distances l; 0 is the frame itself
         width:int=16,                    # features per offset, and channels of the fusion
         perceptrons:int=1,               # n of eq. 4: layers of the MLPs
-        backend:str='auto'               # of `fgar.ops.correlation.correlation_features`
+        backend:str='auto',              # of `fgar.ops.correlation.correlation_features`
+        gate:float|None=0.,              # what is added is scaled by a learned gain per channel that begins here; None: no gain, as printed
+        centre:bool=False                # compare features after subtracting each channel's mean over the clip
     ):
         super().__init__()
         if not isinstance(radius, int) or isinstance(radius, bool) or radius < 1: raise ValueError(f'radius: expected an int of at least 1, in px of the feature map, got {radius!r}')
@@ -40,12 +42,14 @@ class STC(nn.Module):
         def mlp(): return nn.ModuleList(nn.Linear((2*radius+1)**2 if i == 0 else width, width) for i in range(perceptrons))
         self.spatial, self.temporal = (mlp() if wanted else None for wanted in (0 in offsets, max(offsets) > 0))
         self.fuse = nn.Sequential(separable(width*len(offsets), width, 7), separable(width, width, 3), separable(width, width, 3), separable(width, channels, 3))
+        self.gain, self.centre = None if gate is None else nn.Parameter(torch.full((channels, 1, 1), float(gate))), centre
 
     def features(self,
         clip:Tensor                      # (N, C, T, H, W)
     )->Tensor:                           # (N, L, width, T, H, W), not negative
         "Correlation and its perceptrons (eqs. 1–4)."
         mlps = [self.temporal if l else self.spatial for l in self.offsets]
+        if self.centre: clip = clip - clip.mean((2, 3, 4), keepdim=True)
         f = correlation_features(clip, torch.stack([mlp[0].weight for mlp in mlps]), self.radius, self.offsets, self.backend)
         f = (f + torch.stack([mlp[0].bias for mlp in mlps]).to(f.dtype)[..., None, None, None]).relu()
         for layers in zip(*(mlp[1:] for mlp in mlps)):
@@ -56,11 +60,12 @@ class STC(nn.Module):
         x:Tensor                         # (N·T, C, H, W), the frames of a video next to each other
     )->Tensor:                           # (N·T, C, H, W)
         f = self.features(rearrange(x, '(n t) c h w -> n c t h w', n=check_frames(x, self.frames)))
-        return x + self.fuse(rearrange(f, 'n l d t h w -> (n t) (l d) h w'))
+        z = self.fuse(rearrange(f, 'n l d t h w -> (n t) (l d) h w'))
+        return x + (z if self.gain is None else self.gain*z)
 
     def extra_repr(self): return f'frames={self.frames}, radius={self.radius}, offsets={self.offsets}, backend={self.backend!r}'
 
-# %% ../../nbs/43_fstfl.ipynb #a290565e
+# %% ../../nbs/43_fstfl.ipynb #e41894be
 STAGES = ('res2', 'res3', 'res4', 'res5')
 
 def parse_stages(
@@ -84,7 +89,7 @@ def parse_offsets(
     try: return tuple(int(l) for l in offsets.replace(' ', '').split(','))
     except ValueError: raise ValueError(f"offsets: expected whole numbers with commas, as in '0,1,2', got {offsets!r}") from None
 
-# %% ../../nbs/43_fstfl.ipynb #5ab3922c
+# %% ../../nbs/43_fstfl.ipynb #687f7b17
 @register('fstfl', paper='Li et al. 2024, Fine-Grained Spatio-temporal Feature Learning Network', frames=8, size=224)
 class FSTFLNet(GSF):
     "Gate-shift-fuse ResNet with spatio-temporal correlation after one or several stages (Li et al. 2024)."
@@ -105,7 +110,9 @@ class FSTFLNet(GSF):
         offsets:str|Sequence[int]=(0, 1, 2), # frame distances
         width:int=16,                    # features per offset, and channels of the fusion
         perceptrons:int=1,               # layers of the MLPs
-        backend:str='auto'               # of the correlation
+        backend:str='auto',              # of the correlation
+        gate:float|None=0.,              # start of the gain on what STC adds, see `STC`; None: no gain, as printed
+        centre:bool=False                # see `STC`
     ):
         super().__init__(classes, frames, body, weights, dropout, in_channels, norm, freeze_bn, ratio, parts)
         if isinstance(radius, str): check_choice('radius', radius, ['half'])
@@ -114,11 +121,11 @@ class FSTFLNet(GSF):
             i = STAGES.index(stage)
             side = -(-size//2**(i+2))                       # of the map: 1/4 of the frame after res2, 1/8 after res3, …
             channels = last_conv(getattr(self.body, f'layer{i+1}')[-1]).out_channels
-            self.stc[stage] = STC(channels, frames, -(-side//2) if radius == 'half' else radius, parse_offsets(offsets), width, perceptrons, backend)
+            self.stc[stage] = STC(channels, frames, -(-side//2) if radius == 'half' else radius, parse_offsets(offsets), width, perceptrons, backend, gate, centre)
 
     def after(self, stage, x): return self.stc[stage](x) if stage in self.stc else x
 
-# %% ../../nbs/43_fstfl.ipynb #32d5f8a4
+# %% ../../nbs/43_fstfl.ipynb #6abacfa7
 def recipe(
     data:str,        # manifest CSV of the data set
     **changes        # fields of `TrainConfig` that differ from the paper's common ones
@@ -128,7 +135,7 @@ def recipe(
     return TrainConfig(**dict(model='fstfl', data=data, options={k: v for k, v in options.items() if v is not None}, frames=8, size=224, epochs=60, batch=32, lr=.01, optimizer='sgd', momentum=.9,
                               weight_decay=1e-4, schedule='cosine', warmup=10., crop='multiscale', flip=True, sampling='segments') | changes)
 
-# %% ../../nbs/43_fstfl.ipynb #9cbad318
+# %% ../../nbs/43_fstfl.ipynb #ab34eadf
 RECIPES = {
     'sthv1': recipe('sthv1.csv', out='run/sthv1'),
     'sthv2': recipe('sthv2.csv', out='run/sthv2'),
