@@ -942,6 +942,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'fgar.ops.correlation.correlate': ('correlation.html#correlate', 'fgar/ops/correlation.py'),
                                       'fgar.ops.correlation.correlate_naive': ( 'correlation.html#correlate_naive',
                                                                                 'fgar/ops/correlation.py'),
+                                      'fgar.ops.correlation.correlate_pairs': ( 'correlation.html#correlate_pairs',
+                                                                                'fgar/ops/correlation.py'),
                                       'fgar.ops.correlation.correlate_unfold': ( 'correlation.html#correlate_unfold',
                                                                                  'fgar/ops/correlation.py'),
                                       'fgar.ops.correlation.correlation_features': ( 'correlation.html#correlation_features',
