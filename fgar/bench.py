@@ -6,7 +6,7 @@
 __all__ = ['STEP_BODIES', 'BENCHMARKS', 'compare', 'bench_correlation', 'bench_flow', 'bench_nms', 'bench_decode',
            'bench_augment', 'bench_loader', 'bench_step', 'BenchConfig', 'run_bench']
 
-# %% ../nbs/64_speed.ipynb #e4fcc8b0
+# %% ../nbs/64_speed.ipynb #62ba2942
 import importlib.util, inspect, tempfile, time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .core import check_choice, generator
 
-# %% ../nbs/64_speed.ipynb #0055b8b1
+# %% ../nbs/64_speed.ipynb #bd920e53
 def compare(
     candidates:dict[str,Callable],   # name -> function without arguments; the first is ours
     rounds:int=5,                    # how often each is timed
@@ -35,7 +35,7 @@ def compare(
     ours = next(iter(median.values()))
     return pd.DataFrame([dict(what=name, ms=median[name], fastest=min(x), slowest=max(x), ratio=median[name]/ours) for name, x in found.items()])
 
-# %% ../nbs/64_speed.ipynb #9a5e5ce5
+# %% ../nbs/64_speed.ipynb #375d6641
 def bench_correlation(
     device:str='cpu',
     rounds:int=3,
@@ -56,7 +56,7 @@ def bench_correlation(
         candidates['spatial-correlation-sampler'] = lambda: run(lambda: sampler(a, b, kernel_size=1, patch_size=2*radius + 1))
     return compare(candidates, rounds, device)
 
-# %% ../nbs/64_speed.ipynb #50eebfee
+# %% ../nbs/64_speed.ipynb #b8f7e288
 def bench_flow(
     device:str='cpu',
     rounds:int=3,
@@ -75,7 +75,7 @@ def bench_flow(
         candidates |= {'OpenCV Farnebäck': lambda: cv2.calcOpticalFlowFarneback(x, y, None, .5, 3, 15, 3, 5, 1.2, 0), 'OpenCV DIS': lambda d=cv2.DISOpticalFlow_create(): d.calc(x, y, None)}
     return compare(candidates, rounds, device)
 
-# %% ../nbs/64_speed.ipynb #cfe7231a
+# %% ../nbs/64_speed.ipynb #73a74c2e
 def bench_nms(
     device:str='cpu',
     rounds:int=5,
@@ -94,7 +94,7 @@ def bench_nms(
     return compare({'fgar nms, one call, 6 kept': lambda: nms(boxes, scores, .25, max_keep=6), 'torchvision nms, image by image': lambda: [their_nms(b, s, .25)[:6] for b, s in zip(boxes, scores)],
                     'torchvision batched_nms': lambda: batched_nms(boxes.flatten(0, 1), scores.flatten(), group, .25)}, rounds, device)
 
-# %% ../nbs/64_speed.ipynb #7eeb8219
+# %% ../nbs/64_speed.ipynb #ed52d129
 def bench_decode(
     device:str='cpu',
     rounds:int=5,
@@ -123,7 +123,7 @@ def bench_decode(
             candidates['torchcodec'] = lambda: F.interpolate(VideoDecoder(str(path), num_ffmpeg_threads=1).get_frames_at(wanted).data.float(), (128, 170), mode='bilinear', antialias=True)
         return compare(candidates, rounds)
 
-# %% ../nbs/64_speed.ipynb #67097641
+# %% ../nbs/64_speed.ipynb #03ff3b2d
 def bench_augment(
     device:str='cpu',
     rounds:int=5,
@@ -137,7 +137,7 @@ def bench_augment(
     theirs = v2.Compose([v2.RandomResizedCrop(112, antialias=True), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((.485, .456, .406), (.229, .224, .225))])
     return compare({'fgar Augment, one call': lambda: ours(frames), 'torchvision v2, clip by clip': lambda: torch.stack([theirs(clip.permute(0, 3, 1, 2)) for clip in frames])}, rounds, device)
 
-# %% ../nbs/64_speed.ipynb #48cf1588
+# %% ../nbs/64_speed.ipynb #bdec78e4
 class _Plain(torch.utils.data.Dataset):
     "A data set as one would write it in ten lines: decode, choose, resize."
     def __init__(self, paths, decode, size): self.paths, self.decode, self.size = paths, decode, size
@@ -179,7 +179,7 @@ def bench_loader(
                  if 'OpenCV' not in name or importlib.util.find_spec('cv2')}
         return compare({'fgar Loader': lambda: [b['frames'].shape for b in ours.epoch(0)]} | {name: lambda x=x: [b[0].shape for b in x] for name, x in plain.items()}, rounds)
 
-# %% ../nbs/64_speed.ipynb #2b713bb0
+# %% ../nbs/64_speed.ipynb #40123463
 STEP_BODIES = {'nts': 'small', 'mhssa': 'small', 'deepfusion': 'small', 'fstfl': 'resnet18', 'stmanet': 'resnet18', 'gsf': 'resnet18', 'resnet3d50': 'resnet18'}     # those that a CPU can do
 
 def _gmacs(model, inputs):
@@ -227,7 +227,7 @@ def bench_step(
         tables.append(table[::-1])
     return pd.concat(tables, ignore_index=True)
 
-# %% ../nbs/64_speed.ipynb #b0db6d38
+# %% ../nbs/64_speed.ipynb #48600577
 BENCHMARKS = {'correlation': bench_correlation, 'flow': bench_flow, 'nms': bench_nms, 'decode': bench_decode, 'augment': bench_augment, 'loader': bench_loader, 'step': bench_step}
 
 @dataclass(frozen=True)
