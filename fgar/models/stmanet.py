@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TimeConv', 'TDA', 'SDA', 'STMANet', 'received', 'explore', 'recipe', 'score_segments']
 
-# %% ../../nbs/44_st_manet.ipynb #f4e0f8ab
+# %% ../../nbs/44_st_manet.ipynb #343593c3
 import math
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,7 @@ from .volumes3d import ResNet3D
 from ..ops.attention import attend
 from ..train import TrainConfig
 
-# %% ../../nbs/44_st_manet.ipynb #ef42502c
+# %% ../../nbs/44_st_manet.ipynb #0dc22a63
 def _check_scale(scale): return check_choice('scale', scale, ['root', 'none'])
 
 def _attend(q:Tensor, k:Tensor, v:Tensor, scale:str, maps:bool)->tuple[Tensor,Tensor|None]:
@@ -31,7 +31,7 @@ def _attend(q:Tensor, k:Tensor, v:Tensor, scale:str, maps:bool)->tuple[Tensor,Te
     if scale == 'none': q = q*q.shape[-1]**.5                # both ways divide by √D
     return attend(q, k, v) if maps else (F.scaled_dot_product_attention(q, k, v), None)
 
-# %% ../../nbs/44_st_manet.ipynb #ea35959a
+# %% ../../nbs/44_st_manet.ipynb #9b3c016b
 class TimeConv(nn.Conv3d):
     "3×1×1 convolution, done as a 2D one over (times, places): the same sums."
     def forward(self, x): return F.conv2d(x.flatten(3), self.weight.squeeze(-1), padding=(1, 0), groups=self.groups).unflatten(3, x.shape[3:])
@@ -67,7 +67,7 @@ class TDA(nn.Module):
         y = rearrange(y, 'n t (b three h w) -> n b three t h w', three=3, h=H, w=W)
         return self.main(y[:, :, :2].flatten(1, 2)), self.branch(y.flatten(1, 2) if self.values == 'concat' else y[:, :, 2]), attention
 
-# %% ../../nbs/44_st_manet.ipynb #d57cb0b4
+# %% ../../nbs/44_st_manet.ipynb #bb3f2990
 class SDA(nn.Module):
     "Spatial aggregation at one stage (Wang 2024, §3.3, eqs. 4 and 5)."
     def __init__(self,
@@ -95,7 +95,7 @@ class SDA(nn.Module):
         if attention is not None: attention = attention.unflatten(-1, (H, W)).unflatten(-3, (H, W))
         return rearrange(y, f'{pattern} -> n c t h w', h=H, w=W, t=T), attention
 
-# %% ../../nbs/44_st_manet.ipynb #c98c2ba9
+# %% ../../nbs/44_st_manet.ipynb #aa2599e8
 @register('stmanet', paper='Wang 2024, ST-MANet', frames=32, size=112)
 class STMANet(ActionModel):
     "3D ResNet with temporal and spatial aggregation at stages 2 to 5, fused over levels (Wang 2024)."
@@ -184,7 +184,7 @@ class STMANet(ActionModel):
                 total = total + weight*losses[kind]
         return {'total': total} | losses
 
-# %% ../../nbs/44_st_manet.ipynb #06d67d3c
+# %% ../../nbs/44_st_manet.ipynb #60c1ded1
 def received(
     maps:Tensor    # (..., H, W, H, W) spatial maps: the last two axes are where a place looks
 )->Tensor:         # (..., H, W) attention that each place gets from all places; 1 is an even share
@@ -192,7 +192,7 @@ def received(
     H, W = maps.shape[-2:]
     return maps.mean((-4, -3))*H*W
 
-# %% ../../nbs/44_st_manet.ipynb #7ba4edc3
+# %% ../../nbs/44_st_manet.ipynb #5b47c521
 @torch.no_grad()
 def explore(
     models:dict[str,STMANet],   # by name of the row, all with one body
@@ -224,7 +224,7 @@ def explore(
         pictures.append(torch.from_numpy(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())); plt.close(figure)
     return show.play(torch.stack(pictures), fps=1, labels=[f'stage {i+2}' for i in range(stages)], width=610, alt='attention of each stage over the clip and over time')
 
-# %% ../../nbs/44_st_manet.ipynb #4a5b03c9
+# %% ../../nbs/44_st_manet.ipynb #23ca7e27
 def recipe(
     **changes     # fields of `TrainConfig`, such as data and out
 )->TrainConfig:
