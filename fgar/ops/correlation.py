@@ -6,7 +6,7 @@
 __all__ = ['EMPTY', 'BACKENDS', 'correlate_naive', 'unit', 'correlate_unfold', 'correlate_pairs', 'correlate',
            'spatiotemporal_correlation', 'pick_backend', 'correlation_features']
 
-# %% ../../nbs/13_correlation.ipynb #6deb13c4
+# %% ../../nbs/13_correlation.ipynb #f93898b8
 import functools, importlib, importlib.util, os, warnings
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..core import check_choice, check_shape
 
-# %% ../../nbs/13_correlation.ipynb #0b404aac
+# %% ../../nbs/13_correlation.ipynb #faf21bf9
 EMPTY = 1e-6   # a feature vector whose norm is not above this counts as empty: cosine 0, gradient 0
 
 def correlate_naive(
@@ -39,7 +39,7 @@ def correlate_naive(
                             out[n, dy+radius, dx+radius, y, x] = p @ q / scale
     return out
 
-# %% ../../nbs/13_correlation.ipynb #806cd2d7
+# %% ../../nbs/13_correlation.ipynb #14856f83
 class _Unit(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -60,7 +60,7 @@ def unit(
     "Scale each position's feature vector to norm 1."
     return _Unit.apply(x)
 
-# %% ../../nbs/13_correlation.ipynb #e1ecbcb8
+# %% ../../nbs/13_correlation.ipynb #5d73ab5c
 def correlate_unfold(
     a:Tensor,    # (N, C, H, W)
     b:Tensor,    # (N, C, H, W)
@@ -81,7 +81,7 @@ def correlate_pairs(
     product = F.pad((a.flatten(2).mT @ b.flatten(2)).unflatten(2, (H, W)), [radius]*4)                                     # N HW H+2r W+2r
     return product.flatten(1).index_select(1, index.flatten()).unflatten(1, (-1, H, W))
 
-# %% ../../nbs/13_correlation.ipynb #2d085674
+# %% ../../nbs/13_correlation.ipynb #1d7bada6
 def _tiles(maps:int, height:int, width:int, radius:int, device:torch.device)->Iterator[tuple[slice,...]]:
     "Slices of maps, rows and columns of a tile of about 112 positions, and the rows and columns it can see."
     cols = -(-width//max(1, round(width/28))); rows = min(height, max(1, 112//cols))
@@ -108,7 +108,7 @@ def _windows(a:Tensor, b:Tensor, cells:tuple[Tensor,...])->Tensor:
     product = a.flatten(2).mT @ b.flatten(2)
     return product.flatten(1).index_select(1, cells[0]).masked_fill_(cells[1], 0).unflatten(1, (-1, product.shape[1]))
 
-# %% ../../nbs/13_correlation.ipynb #e763ebd0
+# %% ../../nbs/13_correlation.ipynb #2c087885
 class _Banded(torch.autograd.Function):
     @staticmethod
     def forward(ctx, a, b, w, radius):     # (M, C, H, W) twice, (D, (2r+1)²) or None
@@ -136,7 +136,7 @@ class _Banded(torch.autograd.Function):
             db[m,:,j,i] += (at.flatten(2) @ p).unflatten(2, bt.shape[2:])
         return da, db, dw, None
 
-# %% ../../nbs/13_correlation.ipynb #5e0121fb
+# %% ../../nbs/13_correlation.ipynb #9bea5c28
 BACKENDS = ('auto', 'naive', 'unfold', 'gemm', 'triton')
 _PLAIN = dict(naive=lambda a, b, radius: correlate_naive(a, b, radius, False).flatten(1, 2), unfold=correlate_unfold, pairs=correlate_pairs,
               gemm=lambda a, b, radius: _Banded.apply(a, b, None, radius))
@@ -174,7 +174,7 @@ def correlate(
         a, b = (unit(x.to(compute)) if normalize else x.to(compute) for x in (a, b))
         return _plain(a, b, radius, backend).unflatten(1, (2*radius+1, -1)).to(dtype)
 
-# %% ../../nbs/13_correlation.ipynb #c37808bc
+# %% ../../nbs/13_correlation.ipynb #2d8da096
 def _check_clip_features(x:Tensor, radius:int, offsets:Sequence[int])->tuple[tuple[int,...],torch.dtype,torch.dtype]:
     "Check a clip of features and its offsets."
     sizes = check_shape('x', x, 'N C T H W', 'Features keep their time axis: rearrange(x, \'(n t) c h w -> n c t h w\', t=T)')
@@ -205,7 +205,7 @@ def spatiotemporal_correlation(
         out = [_to_clip(_plain(*_pairs(u, l), radius, backend), x.shape[0], l) for l in offsets]
         return torch.stack(out, 1).unflatten(2, (2*radius+1, -1)).to(dtype)
 
-# %% ../../nbs/13_correlation.ipynb #7dfca24b
+# %% ../../nbs/13_correlation.ipynb #5c8b30ae
 def pick_backend(
     x:Tensor,             # features, any shape
     radius:int,           # px
