@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CENTRES', 'STAGES', 'RECIPES', 'PROTOCOLS', 'STC', 'parse_stages', 'parse_offsets', 'FSTFLNet', 'recipe']
 
-# %% ../../nbs/43_fstfl.ipynb #0f136419
+# %% ../../nbs/43_fstfl.ipynb #41d09aeb
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .temporal2d import separable
 from ..ops.correlation import BACKENDS, correlation_features
 from ..train import TrainConfig
 
-# %% ../../nbs/43_fstfl.ipynb #d621b799
+# %% ../../nbs/43_fstfl.ipynb #b2245f1c
 CENTRES = 'none', 'clip', 'vector'
 
 class STC(nn.Module):
@@ -67,7 +67,7 @@ class STC(nn.Module):
 
     def extra_repr(self): return f'frames={self.frames}, radius={self.radius}, offsets={self.offsets}, backend={self.backend!r}'
 
-# %% ../../nbs/43_fstfl.ipynb #1bcd72c6
+# %% ../../nbs/43_fstfl.ipynb #1664f8af
 STAGES = ('res2', 'res3', 'res4', 'res5')
 
 def parse_stages(
@@ -91,7 +91,7 @@ def parse_offsets(
     try: return tuple(int(l) for l in offsets.replace(' ', '').split(','))
     except ValueError: raise ValueError(f"offsets: expected whole numbers with commas, as in '0,1,2', got {offsets!r}") from None
 
-# %% ../../nbs/43_fstfl.ipynb #8861e9ab
+# %% ../../nbs/43_fstfl.ipynb #82c90901
 @register('fstfl', paper='Li et al. 2024, Fine-Grained Spatio-temporal Feature Learning Network', frames=8, size=224)
 class FSTFLNet(GSF):
     "Gate-shift-fuse ResNet with spatio-temporal correlation after one or several stages (Li et al. 2024)."
@@ -127,7 +127,7 @@ class FSTFLNet(GSF):
 
     def after(self, stage, x): return self.stc[stage](x) if stage in self.stc else x
 
-# %% ../../nbs/43_fstfl.ipynb #0d1de73c
+# %% ../../nbs/43_fstfl.ipynb #7db224ed
 def recipe(
     data:str,        # manifest CSV of the data set
     **changes        # fields of `TrainConfig` that differ from the paper's common ones
@@ -137,7 +137,7 @@ def recipe(
     return TrainConfig(**dict(model='fstfl', data=data, options={k: v for k, v in options.items() if v is not None}, frames=8, size=224, epochs=60, batch=32, lr=.01, optimizer='sgd', momentum=.9,
                               weight_decay=1e-4, schedule='cosine', warmup=10., crop='multiscale', flip=True, sampling='segments') | changes)
 
-# %% ../../nbs/43_fstfl.ipynb #576e7952
+# %% ../../nbs/43_fstfl.ipynb #de9630e7
 RECIPES = {
     'sthv1': recipe('sthv1.csv', out='run/sthv1'),
     'sthv2': recipe('sthv2.csv', out='run/sthv2'),
