@@ -83,7 +83,7 @@ def _iou(a:Tensor, b:Tensor)->Tensor:
 # %% ../../nbs/12_nms.ipynb #ffaf0666
 def _round(threshold:float, dtype:torch.dtype)->float:
     if not 0 <= threshold <= 1: raise ValueError(f'threshold: expected an IoU from 0 to 1, got {threshold}')
-    return torch.tensor(threshold, dtype=dtype).item()
+    return torch.tensor(threshold, dtype=dtype, device='cpu').item()
 
 def _nms_one(boxes:Tensor, scores:Tensor, threshold:float)->Tensor:
     order = scores.argsort(descending=True, stable=True)
