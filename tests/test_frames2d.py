@@ -96,7 +96,7 @@ def test_stages_equal_forward(body):
 def test_systems_take_every_body(name, body):
     with torch.device('meta'):
         model = fgar.create(name, classes=26, frames=2, body=body, **({'freeze_bn': True} if name in ('tsn', 'tsn-flow', 'lrcn') else {})).train()
-        assert model.eval()(*fgar.core.example_inputs(model, 2, device='meta')).logits.shape == (2, 26)
+    assert model.eval()(*fgar.core.example_inputs(model, 2, device='meta')).logits.shape == (2, 26)
     if model.spec.build.__name__ in ('TSN', 'LRCN'):
         norms = [m for m in model.train().modules() if isinstance(m, torch.nn.BatchNorm2d)]
         assert sum(m.training for m in norms) == min(1, len(norms))
