@@ -25,7 +25,7 @@ gpu: .venv/developer           ## every cell marked for a GPU, outputs kept
 	$(BIN)/python tools/execute.py --flags gpu
 
 docs: .venv/developer          ## the site, in _docs/ (needs Quarto: quarto.org)
-	$(BIN)/nbdev_docs
+	$(BIN)/python tools/docs.py
 
 lab: .venv/developer           ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs

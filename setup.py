@@ -30,7 +30,7 @@ setup(
     packages=find_packages(include=['fgar', 'fgar.*']),
     python_requires=f">={cfg['min_python']}",
     install_requires=shlex.split(cfg['requirements']),
-    extras_require={'dev': shlex.split(cfg['dev_requirements'])},
+    extras_require={name: shlex.split(cfg[f'{name}_requirements']) for name in ('dev', 'onnx')},
     entry_points={
         'console_scripts': shlex.split(cfg['console_scripts']),
         'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],   # lets other nbdev projects link to our docs

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['layer_gradient', 'grad_cam', 'mass_inside', 'overlay']
 
-# %% ../nbs/52_explain.ipynb #97adf52d
+# %% ../nbs/52_explain.ipynb #156630b7
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,12 +13,13 @@ from torch.nn import functional as F
 from .core import ActionModel, check_shape
 from .show import draw_boxes, heat, to_frames
 
-# %% ../nbs/52_explain.ipynb #162ca1c4
+# %% ../nbs/52_explain.ipynb #1ca83505
 def layer_gradient(
     model:nn.Module,            # any model
     layer:nn.Module|str,        # one of its modules, or the module's name, such as 'body.layer4'
     inputs:tuple[Tensor,...],   # what `forward` takes
-    label:Tensor|int|None       # (N,) or one class for all; None for the predicted one
+    label:Tensor|int|None,      # (N,) or one class for all; None for the predicted one
+    run:int|None=None           # which of its runs, from 0, of a layer that runs several times
 )->tuple[Tensor,Tensor,Tensor]: # output of the layer, gradient of the label's logit, labels (N,)
     "What a layer gave, and what the score would gain from more of it. In eval mode; the model is left as it was."
     modules = dict(model.named_modules())
@@ -29,35 +30,37 @@ def layer_gradient(
     seen, modes = [], {m: m.training for m in modules.values()}
     def catch(module, args, output):
         if not isinstance(output, Tensor): raise ValueError(f'layer: expected one that gives a tensor, and {type(module).__name__} gives {type(output).__name__}')
-        seen.append(output.detach().requires_grad_())
-        return seen[-1].clone()                              # the clone may be changed in place further on
+        seen.append(output.detach().requires_grad_() if run in (None, len(seen)) else None)
+        return None if seen[-1] is None else seen[-1].clone()    # the clone may be changed in place further on; other runs stay as they are
     handle = layer.register_forward_hook(catch)
     try:
         model.eval()
         with torch.enable_grad():
             logits = model(*inputs).logits
-            if len(seen) != 1: raise ValueError(f'layer: expected one that runs once, this one ran {len(seen)} times')
+            if len(seen) != 1 and (run is None or not seen): raise ValueError(f'layer: expected one that runs once, this one ran {len(seen)} times' + (f'. Choose one of them: run=0 to {len(seen)-1}' if seen else ''))
+            if run is not None and not 0 <= run < len(seen): raise ValueError(f'run: expected 0 to {len(seen)-1}, got {run}')
             label = logits.argmax(1) if label is None else torch.as_tensor(label, device=logits.device).expand(len(logits))
             if not 0 <= label.min() <= label.max() < logits.shape[1]: raise ValueError(f'label: expected 0 to {logits.shape[1]-1}, got {label.tolist()}')
-            gradient, = torch.autograd.grad(logits.gather(1, label[:, None]).sum(), seen[0], allow_unused=True)
+            gradient, = torch.autograd.grad(logits.gather(1, label[:, None]).sum(), seen[run or 0], allow_unused=True)
     finally:
         handle.remove()
         for m, mode in modes.items(): m.training = mode
     if gradient is None: raise ValueError('layer: expected one that the logits depend on, and this one leads nowhere')
-    return seen[0].detach(), gradient, label
+    return seen[run or 0].detach(), gradient, label
 
 def grad_cam(
     model:ActionModel,               # a 2D or 3D body inside
     layer:nn.Module|str,             # its module or name; gives (N·T, C, h, w) or (N, C, t, h, w)
     clip:Tensor|tuple[Tensor,...],   # (N, 3, T, H, W) float, normalised; several inputs as a tuple
     label:Tensor|int|None=None,      # (N,) or one class for all; None for the predicted one
-    scale:str='map'                  # to 0…1: 'map' each frame (2D bodies) or clip (3D bodies), 'clip' each clip, 'none' not at all
+    scale:str='map',                 # to 0…1: 'map' each frame (2D bodies) or clip (3D bodies), 'clip' each clip, 'none' not at all
+    run:int|None=None                # which run, from 0, of a layer that runs several times, as NTS-Net's body does on frames and then on regions
 )->Tensor:                           # (N, T, H, W)
     "Where a layer's channels speak for a class (Selvaraju et al. 2017)."
     if scale not in ('map', 'clip', 'none'): raise ValueError(f"scale: expected 'map', 'clip' or 'none', got {scale!r}")
     inputs = (clip,) if isinstance(clip, Tensor) else tuple(clip)
     n, _, t, h, w = check_shape('clip', inputs[0], 'N C T H W', 'One clip? Add the batch axis: clip[None]').values()
-    maps, gradient, _ = layer_gradient(model, layer, inputs, label)
+    maps, gradient, _ = layer_gradient(model, layer, inputs, label, run)
     if maps.ndim not in (4, 5) or len(maps) % n: raise ValueError(f'layer: expected maps (N·T, C, h, w) or (N, C, T, h, w) for N={n} clips, got {tuple(maps.shape)}. A convolution, a block or a stage?')
     volume = maps.ndim == 5
     cam = (gradient.mean(tuple(range(2, maps.ndim)), keepdim=True)*maps).sum(1).relu().float()                 # (N·T h w) or (N T h w)
@@ -68,7 +71,7 @@ def grad_cam(
     low, high = cam.amin(axes, keepdim=True), cam.amax(axes, keepdim=True)
     return (cam - low)/(high - low).clamp_min(1e-7)
 
-# %% ../nbs/52_explain.ipynb #481d82bc
+# %% ../nbs/52_explain.ipynb #a1505e32
 def mass_inside(
     maps:Tensor,     # (..., H, W), not negative
     boxes:Tensor     # (..., 4) or (..., B, 4) xyxy px; of several boxes the union counts; NaN or empty boxes hold nothing

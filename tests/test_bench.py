@@ -1,11 +1,13 @@
 "Benchmarks: that they run and compare like with like. Nothing is timed in a test."
+import importlib.util, sys
+
 import pandas as pd
 import pytest
 import torch
 from torch.testing import assert_close
 
 from fgar import cli
-from fgar.bench import BENCHMARKS, bench_nms, bench_step, compare
+from fgar.bench import BENCHMARKS, bench_correlation, bench_step, compare
 
 
 def test_compare_takes_turns():
@@ -15,7 +17,8 @@ def test_compare_takes_turns():
 
 
 @pytest.mark.parametrize('name', BENCHMARKS)
-def test_runs(name, capsys):
+def test_runs(name, capsys, monkeypatch):
+    monkeypatch.setitem(BENCHMARKS, 'step', lambda **options: bench_step(systems=('nts',), frames=4, size=32, **options))      # the default is for patient people
     assert cli.main(['bench', name, '--rounds', '1']) == 0
     out = capsys.readouterr().out
     assert name in out and 'ratio' in out and torch.__version__ in out
@@ -24,3 +27,30 @@ def test_runs(name, capsys):
 def test_unknown_is_explained(capsys):
     assert cli.main(['bench', 'nsm']) == 1
     assert "Did you mean 'nms'" in capsys.readouterr().err
+
+
+def test_step_partners_cost_alike():
+    table = bench_step(rounds=1, systems=('gsf', 'stmanet'), frames=4, size=48)
+    ours, theirs = table[::2].reset_index(), table[1::2].reset_index()
+    assert list(ours.what) == ['gsf, resnet18 body', 'stmanet, resnet18 body'] and theirs.what.str.startswith('torchvision').all() and (theirs.ratio == 1).all()
+    assert ((ours.GMACs/theirs.GMACs).between(.5, 2)).all()
+
+
+def test_correlation_has_a_row_for_the_sampler_where_it_is_installed():
+    wanted = importlib.util.find_spec('spatial_correlation_sampler') is not None
+    table = bench_correlation(rounds=1, shape=(1, 2, 6, 6), radius=1)
+    assert ('spatial-correlation-sampler' in set(table.what)) == wanted
+
+
+def test_correlation_runs_the_sampler_with_the_right_window(monkeypatch, tmp_path):
+    "A stand-in with the sampler's interface."
+    (tmp_path/'spatial_correlation_sampler.py').write_text("""
+from fgar.ops.correlation import correlate
+def spatial_correlation_sample(a, b, kernel_size=1, patch_size=1): seen.append((kernel_size, patch_size)); return correlate(a, b, patch_size//2, normalize=False)
+seen = []
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'spatial_correlation_sampler', raising=False)
+    table = bench_correlation(rounds=1, shape=(1, 2, 6, 6), radius=2)
+    assert 'spatial-correlation-sampler' in set(table.what) and set(sys.modules['spatial_correlation_sampler'].seen) == {(1, 5)}
+    del sys.modules['spatial_correlation_sampler']

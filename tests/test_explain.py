@@ -113,3 +113,44 @@ def test_overlay():
     assert torch.equal(overlay(frames), frames)
     assert torch.equal(overlay(frames, maps)[:, 0, 0], frames[:, 0, 0]) and (overlay(frames, maps)[:, 4, 4] != 100).any()
     assert (overlay(frames, None, boxes)[:, 2, 2:6] != 100).any()
+
+
+@pytest.mark.parametrize('name', ['nts', 'mhssa', 'deepfusion', 'fstfl', 'stmanet'])
+def test_explanations_are_deterministic(name):
+    "Two models from one seed, one of them in training mode, with dropout; asked twice, alone and in a batch."
+    def build():
+        torch.manual_seed(0)
+        return fgar.create(name, classes=4, frames=4, size=32, body='small')
+    model, twin = build().eval(), build().train()
+    layer = {'nts': 'body.layer2', 'mhssa': 'rgb.body.layers', 'deepfusion': 'fuse', 'fstfl': 'stc.res2', 'stmanet': 'body.layer2'}[name]
+    inputs = fgar.core.example_inputs(model, 2)
+    maps = grad_cam(model, layer, inputs, 1, run=0)
+    torch.rand(3)                                            # nobody listens to the global stream
+    assert torch.equal(maps, grad_cam(model, layer, inputs, 1, run=0)) and torch.equal(maps, grad_cam(twin, layer, inputs, 1, run=0))
+    assert_close(maps[:1], grad_cam(model, layer, tuple(x[:1] for x in inputs), 1, run=0), atol=1e-4, rtol=1e-3)
+    assert maps.shape == (2, 4, 32, 32) and twin.training
+
+
+class Twice(nn.Module):
+    "One convolution, first on the clip, then on its own output."
+    def __init__(self): super().__init__(); self.conv, self.fc = nn.Conv3d(3, 3, 3, padding=1), nn.Linear(6, 4)
+    def forward(self, clip):
+        a = self.conv(clip).relu(); b = self.conv(a).relu()
+        return Prediction(self.fc(torch.cat([a.mean((2, 3, 4)), b.mean((2, 3, 4))], 1)))
+
+
+@pytest.mark.parametrize('run', [0, 1])
+def test_a_layer_that_runs_twice(run):
+    "By plain autograd: the first run also counts through the second."
+    torch.manual_seed(0)
+    model, c = Twice(), clips(1)
+    first = model.conv(c); second = model.conv(first.relu())
+    wanted, score = (first, second)[run], model.fc(torch.cat([x.relu().mean((2, 3, 4)) for x in (first, second)], 1))[0, 2]
+    gradient, = torch.autograd.grad(score, wanted)
+    out, found, _ = layer_gradient(model, 'conv', (c,), 2, run)
+    assert_close(out, wanted.detach()); assert_close(found, gradient)
+
+
+def test_errors_of_runs():
+    with pytest.raises(ValueError, match='ran 2 times. Choose one of them: run=0 to 1'): grad_cam(Twice(), 'conv', clips(1), 0)
+    with pytest.raises(ValueError, match='run: expected 0 to 1, got 2'): grad_cam(Twice(), 'conv', clips(1), 0, run=2)

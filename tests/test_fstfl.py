@@ -52,15 +52,29 @@ def test_it_is_a_residual_of_the_gsf_twin():
     torch.manual_seed(0)
     net, twin = fgar.create('fstfl', stages='res2-5', **SMALL).eval(), fgar.create('gsf', **{k: v for k, v in SMALL.items() if k != 'radius'}).eval()
     twin.load_state_dict({k: v for k, v in net.state_dict().items() if not k.startswith('stc.')})
-    assert not torch.allclose(net(clips()).logits, twin(clips()).logits)
-    for stc in net.stc.values():
-        for p in stc.fuse[-1][-2].parameters(): torch.nn.init.zeros_(p)
-    assert_close(net(clips()).logits, twin(clips()).logits)
+    assert_close(net(clips()).logits, twin(clips()).logits)                 # its gains start at 0
+    net.loss(net.train()(clips()), torch.tensor([0, 1]))['total'].backward()
+    assert all(stc.gain.grad.abs().max() > 0 for stc in net.stc.values())   # from which they can leave
+    for stc in net.stc.values(): torch.nn.init.ones_(stc.gain)
+    opened, printed = net.eval()(clips()).logits, fgar.create('fstfl', stages='res2-5', gate=None, **SMALL).eval()
+    assert not torch.allclose(opened, twin(clips()).logits)
+    printed.load_state_dict({k: v for k, v in net.state_dict().items() if not k.endswith('.gain')})
+    assert_close(opened, printed(clips()).logits)
+
+
+def test_centring_takes_the_mean_of_each_channel_away():
+    torch.manual_seed(0)
+    stc, x = STC(5, 4, 2, centre=True).double(), torch.randn(2, 5, 4, 6, 6, dtype=torch.double)
+    shift = 10*torch.randn(2, 5, 1, 1, 1, dtype=torch.double)
+    assert_close(stc.features(x), stc.features(x + shift))
+    stc.centre = False
+    assert not torch.allclose(stc.features(x), stc.features(x + shift))
 
 
 def test_counts():
     parameters, gmacs = cost('fstfl', 174)
-    assert parameters == 23_974_702 + 20_800
+    assert parameters == 23_974_702 + 20_800 + 512              # a gain per channel of res3
+    assert cost('fstfl', 174, gate=None)[0] == 23_974_702 + 20_800
     assert 1.9 < gmacs - cost('gsf', 174)[1] < 2.3 and abs(gmacs/35.3 - 1) < .01
     assert cost('fstfl', 174, radius='half')[1] - gmacs > 5
     for t in (16, 32): assert cost('fstfl', 174, frames=t)[0] == parameters

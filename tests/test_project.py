@@ -1,5 +1,5 @@
 "The project as a whole: notebooks, README, site files and the installed package agree with each other."
-import importlib.util, json, re, subprocess, sys, venv
+import ast, importlib.util, json, re, shutil, subprocess, sys, venv
 from pathlib import Path
 
 import pytest
@@ -39,8 +39,53 @@ def test_chapter_says_how_long_it_runs(path):
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_links_between_chapters_resolve(path):
     for cell in cells(path, 'markdown'):
-        for target in re.findall(r'\]\(([^)#\s]+)', source(cell)):
+        for target in re.findall(r'\]\(([^)#\s]+)', source(cell)) + re.findall(r'src="([^"]+)"', source(cell)):
             if not re.match(r'https?:|mailto:|data:', target): assert (path.parent/target).exists(), target
+
+def tool(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT/f'tools/{name}.py')
+    module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+    return module
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_page_shows_the_exported_code_and_ends_with_its_reference(path):
+    docs = tool('docs')
+    page = docs.page(path, 'https://example.org/fgar')
+    text = '\n'.join(c.source for c in page.cells)
+    assert not re.search(r'^#\|\s*(?:export|hide|slow|gpu|notest|default_exp\b.*)\s*$', text, re.M), 'directives of nbdev, which Quarto would print'
+    assert not any('text/html' in o.get('data', {}) for c in page.cells for o in c.get('outputs', [])), 'for which Quarto would load scripts from a network'
+    exported = [source(c) for c in cells(path, 'code') if re.search(r'^#\|\s*export\b', source(c), re.M)]
+    for code in exported:
+        assert re.sub(r'^#\|.*\n', '', code, flags=re.M).strip() in text
+        for node in ast.parse(code).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_'): assert f'### {node.name} {{#' in page.cells[-1].source
+    anchors = re.findall(r'^### .* \{#(\S+) \.api\}$', page.cells[-1].source, re.M)
+    assert len(anchors) == len(set(anchors))
+    if path in CHAPTERS: assert f'notebooks/{path.stem}.json' in text, 'how to run it'
+
+def test_reference_reads_arguments_and_comments():
+    code = '''
+def f(
+    x:Tensor,            # (N, K) with a | and a *
+    k:int|None=None,     # how many
+    *rest:str,
+    scale:float=.5       # of x
+)->Tensor:               # (N,)
+    "What f does."
+    return x
+'''
+    docs = tool('docs'); node, = ast.parse(code).body
+    assert docs.rows_of(node, docs.comments(code)) == [('x', 'Tensor', '', '(N, K) with a | and a *'), ('k', 'int | None', 'None', 'how many'), ('*rest', 'str', '', ''), ('scale', 'float', '0.5', 'of x'), ('returns', 'Tensor', '', '(N,)')]
+    entry = docs.entry(node, docs.comments(code), 'f')
+    assert 'f(x, k=None, *rest, scale=0.5)' in entry and r'(N, K) with a \| and a \*' in entry and '*returns*' in entry
+    one, = ast.parse(line := 'def g(a:int, b:int=2)->int: return a + b      # the sum').body
+    assert [r[3] for r in docs.rows_of(one, docs.comments(line))][:2] == ['', '']
+
+@pytest.mark.skipif(not shutil.which('quarto'), reason='Quarto is not installed: quarto.org')
+def test_quarto_renders_a_page():
+    subprocess.run([sys.executable, ROOT/'tools/docs.py', 'notation'], check=True, cwd=ROOT, capture_output=True)
+    html = (ROOT/'_docs/notation.html').read_text()
+    assert '<math' in html and 'cdn.' not in html and 'googleapis' not in html
 
 def test_sidebar_lists_every_notebook_once():
     def files(node):
@@ -51,9 +96,7 @@ def test_sidebar_lists_every_notebook_once():
     assert sorted(listed) == [p.name for p in NOTEBOOKS]
 
 def test_readme_is_the_index():
-    spec = importlib.util.spec_from_file_location('readme', ROOT/'tools/readme.py')
-    module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
-    assert (ROOT/'README.md').read_text() == module.readme(), 'run make export'
+    assert (ROOT/'README.md').read_text() == tool('readme').readme(), 'run make export'
 
 def test_exported_code_imports_no_development_tools():
     for path in (ROOT/'fgar').rglob('*.py'):

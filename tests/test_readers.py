@@ -9,7 +9,7 @@ from fgar import cli
 from fgar.cli import parse
 from fgar.data.augment import flip_map
 from fgar.data.datasets import COLUMNS, Manifest, VideoDataset
-from fgar.data.readers import NO_SIDE, READERS, DataConfig, LabelError, Tree, encode, flip_flags, mirror_labels, next_commands, read_dataset, reader_name, run_data
+from fgar.data.readers import NO_SIDE, DataConfig, LabelError, Tree, encode, flip_flags, mirror_labels, next_commands, read_dataset, reader_name, readers, run_data
 from fgar.data.video import probe, read_frames, write_video
 
 def make(root, files):
@@ -90,6 +90,13 @@ def test_ucf_sports(tmp_path):
     assert rows.label.value_counts().to_dict() == {'Golf-Swing': 6, 'Swing-SideAngle': 3, 'Swing-Bench': 3, 'Diving': 1}
     assert reading.folders == {'ucf action/Diving-Side/009'} and reading.missing.path.tolist() == ['ucf action/Walk-Front/004']
     assert not reading.manifest.leaks() and set(rows.group) == {'3283-8', 'RF1-13903', '1-1', '1-2', 'a'}
+
+def test_ucf_sports_with_a_test_list(tmp_path):
+    make(tmp_path, {**{f'ucf action/{folder}/{n:03}/{n}-1_70.avi': None for folder in ('Diving-Side', 'Golf-Swing-Back') for n in (1, 2, 3)}, 'testlist01.txt': 'Diving-Side/001\nucf action\\golf-swing-back\\2\nDiving-Side/099\n'})
+    reading = read_dataset('ucf-sports', tmp_path)
+    rows = whole(reading, 7)
+    assert sorted(rows.path[rows.split == 'test']) == ['ucf action/Diving-Side/001/1-1_70.avi', 'ucf action/Golf-Swing-Back/002/2-1_70.avi'] and rows.split.value_counts()['train'] == 4
+    assert reading.missing[['path', 'reason']].values.tolist() == [['diving-side/099', 'not found: only the test list names it']] and 'names 3 test clips' in str(reading) and 'dealt' not in str(reading)
 
 def test_kinetics(tmp_path):
     make(tmp_path, {'train/air drumming/abc-_123456_000010_000020.mp4': None, 'val/__whole12345.mkv': None, 'val.csv': 'label,youtube_id,time_start,time_end,split,is_cc\nzumba,__whole12345,1,11,validate,0\nzumba,gone4567890,1,11,validate,0\n',
@@ -260,10 +267,11 @@ def test_lists_that_count_images_find_half_folders(frames):
 def test_left_and_right():
     pairs, alone = mirror_labels(NAMES)
     assert pairs == [('Pulling something from left to right', 'Pulling something from right to left')] and not alone
-    assert parse('train', flip_flags(NAMES)).flip_pairs == tuple(pairs)
+    assert flip_flags(NAMES) == [] and flip_map(NAMES).tolist() == [0, 2, 1, 3]
     assert flip_flags(['Turning Hand Clockwise', 'Turning Hand Counterclockwise', 'Thumb Up']) == [] == flip_flags(['a', 'b'])
     assert flip_flags(['Turning left', 'Opening']) == ['--no-flip'] and mirror_labels(['Turning left', 'Opening'])[1] == ['Turning left']
-    assert parse('train', flip_flags(list(NO_SIDE))).flip_pairs == ((NO_SIDE[0],)*2,) and mirror_labels(NO_SIDE) == ([], [])
+    assert not parse('train', flip_flags(['Turning left'])).flip and mirror_labels(NO_SIDE) == ([], []) and flip_map(list(NO_SIDE)).tolist() == [0]
+    with pytest.raises(ValueError, match=r'same=\[…\]; otherwise flip=False'): flip_map(['pulling it right out of something'])      # only the known name is known
 
 # ---- the command
 def test_command_writes_a_manifest_that_can_be_read(tmp_path, capsys):
@@ -325,6 +333,10 @@ def test_fractions_keep_groups(tmp_path):
 def test_next_commands_without_training_rows(tmp_path):
     reading = read_dataset('kinetics', make(tmp_path, {'a_000001_000011.mp4': None, 'val.csv': 'label,youtube_id,time_start,time_end,split\nzumba,a,1,11,val\n'}))
     assert 'no training rows' in next_commands(reading, 'm.csv')[1]
+    reading = read_dataset('football', make(tmp_path/'b', {'a.mp4': None, 'b.mp4': None, 'l.csv': 'video,label,split\na,run,train\nb,run,dev\n'}))
+    assert next_commands(reading, 'm.csv')[1] == 'fgar train --data m.csv --val-split dev'
+    reading = read_dataset('football', make(tmp_path/'c', {'a.mp4': None, 'l.csv': 'video,label,split\na,run,train\n'}))
+    assert 'no validation rows' in next_commands(reading, 'm.csv')[1]
 
 def test_options_a_set_does_not_have_are_errors(tmp_path):
     for name, options in (('kinetics', dict(split=2)), ('ucf101', dict(label='action')), ('diving48', dict(split=1))):
@@ -341,13 +353,13 @@ def test_wrong_roots(tmp_path):
     with pytest.raises(FileNotFoundError, match='which is a file'): read_dataset('ucf101', tmp_path/'file.txt')
     with pytest.raises(FileNotFoundError, match='annotations: .*not there'): read_dataset('ucf101', tmp_path, annotations=tmp_path/'nowhere')
 
-@pytest.mark.parametrize('name', READERS)
+@pytest.mark.parametrize('name', readers())
 def test_every_reader_says_what_it_looked_for(tmp_path, name):
     root = make(tmp_path/name, {'UCF101.rar': 'r', 'somewhere/x.mp4': None})
     with pytest.raises(FileNotFoundError) as e: read_dataset(name, root)
-    assert name in str(e.value) and str(root) in str(e.value) and '1 videos' in str(e.value) and 'Not unpacked yet: UCF101.rar' in str(e.value) and READERS[name].layout in str(e.value)
+    assert name in str(e.value) and str(root) in str(e.value) and '1 videos' in str(e.value) and 'Not unpacked yet: UCF101.rar' in str(e.value) and readers()[name].layout in str(e.value)
 
-@pytest.mark.parametrize('name', READERS)
+@pytest.mark.parametrize('name', readers())
 def test_command_fails_before_it_writes(tmp_path, name):
     with pytest.raises(FileNotFoundError): run_data(DataConfig(name, str(make(tmp_path/'data', {'x.mp4': None})), str(tmp_path/'m.csv')))
     assert not list(tmp_path.glob('*.csv'))
@@ -425,6 +437,14 @@ def test_read_only_output(tmp_path):
     make(tmp_path/'data', UCF); (tmp_path/'closed').mkdir(mode=0o500)
     with pytest.raises(OSError, match='cannot write here'): run_data(DataConfig('ucf101', str(tmp_path/'data'), str(tmp_path/'closed/m.csv')))
 
+@pytest.mark.parametrize('number', [13, 30])      # permission denied, read-only file system
+def test_read_only_output_whoever_runs_it(tmp_path, monkeypatch, number):
+    make(tmp_path/'data', UCF)
+    def refuse(*_, **__): raise OSError(number, os.strerror(number))
+    monkeypatch.setattr('tempfile.TemporaryFile', refuse)
+    with pytest.raises(OSError, match='out: cannot write here') as e: run_data(DataConfig('ucf101', str(tmp_path/'data'), str(tmp_path/'m.csv')))
+    assert e.value.errno == number and os.strerror(number) in str(e.value) and not (tmp_path/'m.csv').exists()
+
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     make(tmp_path, UCF)
     scandir = os.scandir
@@ -464,9 +484,9 @@ def test_real_something(annotations):
         assert pairs == [(f'{verb} something from left to right', f'{verb} something from right to left') for verb in ('Pulling', 'Pushing')] + [('Turning the camera left while filming something', 'Turning the camera right while filming something')] and not alone
         sided = [name for name in reading.manifest.labels if re.search(r'\b(left|right)\b', name)]
         assert set(sided) == {name for pair in pairs for name in pair} | set(NO_SIDE)
-        mirror = flip_map(reading.manifest.labels, same=NO_SIDE)
+        mirror = flip_map(reading.manifest.labels)                                # no help needed
         assert torch.equal(mirror[mirror], torch.arange(174)) and (mirror != torch.arange(174)).sum() == 6
-        assert parse('train', flip_flags(reading.manifest.labels)).flip_pairs == tuple(pairs)
+        assert flip_flags(reading.manifest.labels) == [] and {(reading.manifest.labels[i], reading.manifest.labels[k]) for i,k in enumerate(mirror.tolist()) if i < k} == set(pairs)
 
 def test_real_kinetics(annotations):
     reading = read_dataset('kinetics400', annotations/'kinetics', keep=True)

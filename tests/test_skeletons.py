@@ -7,8 +7,10 @@ from torch.testing import assert_close
 
 import fgar
 from fgar.data.streams import MIRROR_JOINTS
-from fgar.models.skeletons import PARENTS, DualDomain, GraphTransformer, TemporalKernelAttention, fill_missing, normalise, read_skeleton, skeleton_graph, skeleton_loader, spectral_filter
+from fgar.evaluate import EvaluateConfig
+from fgar.models.skeletons import PARENTS, DualDomain, GraphTransformer, TemporalKernelAttention, fill_missing, named_joints, normalise, read_skeleton, skeleton_graph, skeleton_loader, skeleton_seconds, spectral_filter
 from fgar.motion import JOINTS as NAMES
+from fgar.synthetic import court26_pose
 
 def randn(*shape, seed=0, dtype=torch.double): return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
@@ -194,3 +196,43 @@ def test_loader(tmp_path):
     assert len(skeleton_loader(tmp_path/'m.csv', 5, 'val').targets) == 2
     (tmp_path/'late.csv').write_text('path,label,split,start,end\n0.npy,a,train,9,10')
     with pytest.raises(ValueError, match='2.00 s'): skeleton_loader(tmp_path/'late.csv')
+
+def test_joints_by_name(tmp_path):
+    xyz = np.random.default_rng(0).normal(size=(4, 17, 3))
+    names = [n.upper().replace(' ', '_') for n in NAMES[::-1]] + ['nose', 'tail']
+    np.testing.assert_allclose(named_joints(xyz, names), xyz[:, 14::-1])
+    short = [n for n in NAMES if n not in ('neck', 'pelvis')]
+    out = named_joints(xyz[:, :13], short)
+    for name, sides in (('neck', 'shoulder'), ('pelvis', 'hip')):
+        np.testing.assert_allclose(out[:, NAMES.index(name)], xyz[:, [short.index(f'{s} {sides}') for s in ('left', 'right')]].mean(1))
+    with pytest.raises(ValueError, match='none for left hand'): named_joints(xyz[:, :14], [n for n in NAMES if n != 'left hand'])
+    with pytest.raises(ValueError, match='expected one name for each of 17 joints'): named_joints(xyz, NAMES)
+    with pytest.raises(ValueError, match='none twice'): named_joints(xyz[:, :15], ['head', *NAMES[:14]])
+    np.savez(tmp_path/'named.npz', joints=xyz, names=names, size=(2, 4))
+    np.testing.assert_allclose(read_skeleton(tmp_path/'named.npz'), xyz[:, 14::-1, :2]/(2, 4), rtol=1e-5)
+
+def test_rate_of_a_file(tmp_path):
+    xy = np.arange(60)[:, None, None]/100 + np.zeros((60, 15, 2))
+    np.savez(tmp_path/'said.npz', joints=xy, fps=20); np.save(tmp_path/'unsaid.npy', xy)
+    assert skeleton_seconds(tmp_path/'said.npz') == 3 and skeleton_seconds(tmp_path/'unsaid.npy') == 60/25 and skeleton_seconds(tmp_path/'said.npz', 10) == 6
+    (tmp_path/'m.csv').write_text('path,label,start,end\nsaid.npz,a,1,1.5\nunsaid.npy,b,1,')
+    loader = skeleton_loader(tmp_path/'m.csv', frames=10, split='')
+    first, second = loader.extra['pose'][:, 0, :, 0]
+    assert_close(first, torch.arange(20, 30)/100)
+    assert second[0] > .25
+    assert loader.name(1) == 'unsaid.npy'
+
+def test_files_train_evaluate_and_predict(tmp_path):
+    for i, pose in enumerate(court26_pose('train', 8, 12, 0., ['catch', 'jump shot'])): np.savez(tmp_path/f'{i}.npz', joints=pose.permute(1, 2, 0), fps=6)
+    (tmp_path/'m.csv').write_text('path,label,split\n' + '\n'.join(f'{i}.npz,{"ab"[i % 2]},{"train" if i < 6 else "val"}' for i in range(8)))
+    run = fgar.train(fgar.TrainConfig(model='dgcn', data=str(tmp_path/'m.csv'), out=str(tmp_path/'run'), frames=4, epochs=2, batch=3, tensorboard=False, quiet=True))
+    result = fgar.evaluate(EvaluateConfig(str(run.folder/'best.pt'), split='val', quiet=True))
+    assert result.names == ['6.npz', '7.npz'] and result.summary['top1'] == run.best
+    whole, = fgar.predict(tmp_path/'7.npz', run.folder/'best.pt')
+    assert (whole.start, whole.end) == (0, 2) and torch.tensor(whole.scores).sum() == pytest.approx(1)
+    assert dict(zip(whole.labels, whole.scores))['a'] == pytest.approx(result.scores[1, 0].item(), abs=1e-5)
+    assert len(fgar.predict(tmp_path/'7.npz', run.folder/'best.pt', window=.5)) == 7
+    with pytest.raises(FileNotFoundError, match='no file'): fgar.predict(tmp_path/'8.npz', run.folder/'best.pt')
+    (tmp_path/'film.mp4').write_bytes(b'no joints')
+    (tmp_path/'v.csv').write_text('path,label,split\nfilm.mp4,a,train\nfilm.mp4,a,val')
+    with pytest.raises(ValueError, match=re.escape("'film.mp4' is no skeleton file")): fgar.train(fgar.TrainConfig(model='gtn', data=str(tmp_path/'v.csv'), out=str(tmp_path/'v'), epochs=2, quiet=True, tensorboard=False))

@@ -16,8 +16,8 @@ ROOT, LONG = Path(__file__).resolve().parent.parent, ('gpu', 'slow', 'notest')
 STAMP = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU', '· torch', torch.__version__)"
 
 def flags(cell)->set:
-    "The words of a cell's directives: `#| gpu` gives {'gpu'}."
-    return {word for line in re.findall(r'^#\|(.*)', cell.source, re.M) for word in line.replace(':', ' ').split()} if cell.cell_type == 'code' else set()
+    "The words of a cell's directives, captions apart: `#| gpu` gives {'gpu'}."
+    return {word for line in re.findall(r'^#\|(?!\s*fig-)(.*)', cell.source, re.M) for word in line.replace(':', ' ').split()} if cell.cell_type == 'code' else set()
 
 def wanted(cell, allowed:set)->bool:
     "Whether a cell is to be run."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['prepare_file', 'Prepared', 'prepared_name', 'prepare', 'CachedClips', 'cache_clips', 'PrepareConfig', 'run_prepare']
 
-# %% ../../nbs/04b_prepare.ipynb #056c2486
+# %% ../../nbs/04b_prepare.ipynb #20e41481
 import json, math, os, shutil, threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from ..core import atomic_write, generator
 from .datasets import Manifest, VideoDataset
 from .video import VideoError, frame_times, iter_frames, probe, write_video
 
-# %% ../../nbs/04b_prepare.ipynb #cf4b647c
+# %% ../../nbs/04b_prepare.ipynb #4f0ea941
 def _even(height:int, width:int, short:int)->tuple[int,int]:
     scale = min(1., short/min(height, width))                                      # never enlarged
     return tuple(max(2, 2*round(side*scale/2)) for side in (height, width))
@@ -49,7 +49,7 @@ def prepare_file(
     write_video(target, chunks(), rate, crf=crf, gop=gop)
     return count
 
-# %% ../../nbs/04b_prepare.ipynb #84bd3931
+# %% ../../nbs/04b_prepare.ipynb #05f941ec
 @dataclass(frozen=True)
 class Prepared:
     "What `prepare` did."
@@ -116,7 +116,7 @@ def prepare(
     new.write(out/'manifest.csv')
     return Prepared(new, out/'manifest.csv', sum(w == 'made' for w in state.values()), sum(w == 'kept' for w in state.values()), broken)
 
-# %% ../../nbs/04b_prepare.ipynb #86554c2f
+# %% ../../nbs/04b_prepare.ipynb #ba93b0cc
 class CachedClips(Dataset):
     "Clips kept as raw uint8 in one memory-mapped file; made by `cache_clips`, read by `Loader`."
     def __init__(self,
@@ -201,7 +201,7 @@ def _status(path):
 
 def _decoded_size(path, size)->tuple[int,int]: return tuple(next(iter_frames(path, size=size, chunk=1)).shape[1:3])
 
-# %% ../../nbs/04b_prepare.ipynb #d2b76d58
+# %% ../../nbs/04b_prepare.ipynb #66afe273
 @dataclass(frozen=True)
 class PrepareConfig:
     "Copy videos once at a size and with keyframes that suit training."

@@ -7,7 +7,7 @@ __all__ = ['MOTION_COLUMNS', 'write_video', 'VideoError', 'VideoNotFound', 'Fram
            'VideoInfo', 'probe', 'frame_times', 'frame_numbers', 'read_frames', 'iter_frames', 'VideoCheck',
            'check_videos', 'motion_vectors']
 
-# %% ../../nbs/02_video.ipynb #aa10222a
+# %% ../../nbs/02_video.ipynb #d66927b2
 import math, os, time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from ..core import atomic_write, check_shape
 
-# %% ../../nbs/02_video.ipynb #edf90f6d
+# %% ../../nbs/02_video.ipynb #40ecb1f0
 def _chunks(frames)->Iterator[np.ndarray]:
     "Any of the accepted forms of frames, as (T, H, W, 3) uint8 arrays of one size."
     shape = None
@@ -39,7 +39,7 @@ def _chunks(frames)->Iterator[np.ndarray]:
         if shape != (sizes['H'], sizes['W']): raise ValueError(f"frames: expected {shape[0]}×{shape[1]} px like the first frame, got {sizes['H']}×{sizes['W']}. A file has one size")
         if len(chunk): yield chunk.cpu().contiguous().numpy()
 
-# %% ../../nbs/02_video.ipynb #f6aae778
+# %% ../../nbs/02_video.ipynb #dc3912f0
 _SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi')
 
 def _is_encoder(codec):
@@ -87,7 +87,7 @@ def _encode(target, container, frames, fps, codec, pix_fmt, options)->None:
         if isinstance(e, OSError): raise
         raise ValueError(f'codec: {codec!r} with pix_fmt {pix_fmt!r} and options {options} cannot write this file (FFmpeg: {e.strerror or e})') from e
 
-# %% ../../nbs/02_video.ipynb #d7c30613
+# %% ../../nbs/02_video.ipynb #d90819d5
 class VideoError(ValueError):
     "A file that is not a readable video: missing, empty, torn, damaged, or something else altogether."
 
@@ -99,7 +99,7 @@ class FrameError(IndexError, ValueError):
 
 _CONTAINERS = 'mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,vc1,flv,asf,gif,ogg,ivf,mxf,nut,obu,dv,rm,wtv,yuv4mpegpipe'   # no playlists, no pictures, no text
 
-# %% ../../nbs/02_video.ipynb #cfcbbc75
+# %% ../../nbs/02_video.ipynb #471d26c9
 def _promised_size(path:Path)->int:
     "Bytes the file should have by its own outermost headers (MP4 atoms, RIFF, Matroska segment); 0 if it does not say."
     with open(path, 'rb') as f:
@@ -121,7 +121,7 @@ def _promised_size(path:Path)->int:
             position += length
         return position
 
-# %% ../../nbs/02_video.ipynb #cc8e9592
+# %% ../../nbs/02_video.ipynb #dd269a97
 @contextmanager
 def _opened(path, threads:int=1):
     "Open a file for decoding; whatever goes wrong inside becomes a `VideoError` that names the file."
@@ -148,7 +148,7 @@ def _decoded(container, stream)->Iterator:
     for packet in container.demux(stream):
         if packet.size or packet.dts is None: yield from packet.decode()
 
-# %% ../../nbs/02_video.ipynb #da75cbb0
+# %% ../../nbs/02_video.ipynb #6f7e7519
 def packet_table(
     path:str|Path           # a video file
 )->dict[str,Tensor]:        # per packet, in file order: pts, dts (s), size (bytes), key (bool)
@@ -166,7 +166,7 @@ def frame_types(
     "The kind of each frame. The decoder has to say, so everything is decoded."
     with _opened(path) as (container, stream): return [{1: 'I', 2: 'P', 3: 'B'}.get(int(f.pict_type), '?') for f in _decoded(container, stream)]
 
-# %% ../../nbs/02_video.ipynb #8f771cc5
+# %% ../../nbs/02_video.ipynb #ee317d43
 @dataclass(frozen=True)
 class VideoInfo:
     "What `probe` finds."
@@ -189,7 +189,7 @@ class _Index:
     keys:np.ndarray|None=None      # (keyframes,) place of each keyframe
     key_pts:np.ndarray|None=None   # (keyframes,) their times in ticks
 
-# %% ../../nbs/02_video.ipynb #f54bb246
+# %% ../../nbs/02_video.ipynb #d7f41d45
 def _build_index(path)->_Index:
     with _opened(path) as (container, stream):
         codec, kind, base, rate, packets, first = stream.codec_context, container.format.name.split(','), stream.time_base, stream.average_rate, [], None
@@ -228,7 +228,7 @@ def _build_index(path)->_Index:
     info = VideoInfo(count, fps, width, height, rotation, name, float(seconds[-1] + (float(last*base) or 1/fps)), variable, kind[0])
     return _Index(info, seconds, pts, position, keys, key_pts) if exact else _Index(info, seconds, None)
 
-# %% ../../nbs/02_video.ipynb #4ed4d2f4
+# %% ../../nbs/02_video.ipynb #37debc9d
 _CACHE:OrderedDict = OrderedDict()    # indices of the files read last
 
 def _index(path)->_Index:
@@ -246,7 +246,7 @@ def probe(
     "What is in a file: the frames that the decoder gives, not those that the header promises."
     return _index(path).info
 
-# %% ../../nbs/02_video.ipynb #b0b46c56
+# %% ../../nbs/02_video.ipynb #ce22aea7
 _DROPPABLE = {'h264', 'mpeg4', 'mpeg2video', 'mpeg1video', 'vp8'}    # a frame marked 'not a reference' is never one
 
 def _runs(index:_Index, numbers:np.ndarray)->list[tuple[int,int]]:
@@ -258,7 +258,7 @@ def _runs(index:_Index, numbers:np.ndarray)->list[tuple[int,int]]:
         else: runs.append([a, b])
     return runs
 
-# %% ../../nbs/02_video.ipynb #18645424
+# %% ../../nbs/02_video.ipynb #73778977
 def _run(container, stream, start:int, stop:int, wanted:dict)->Iterator:
     "Frames of one run: seek to the keyframe at time `start`, decode to the packet at time `stop`, drop on the way what nobody needs."
     codec, begun = stream.codec_context, False
@@ -290,7 +290,7 @@ def _frames(path, index:_Index, numbers:np.ndarray, threads:int)->Iterator:
             if not missing: return
     raise VideoError(f'{path}: damaged, frame {min(missing.values())} of {index.info.frames} cannot be decoded. Copy or download it again')
 
-# %% ../../nbs/02_video.ipynb #61955c90
+# %% ../../nbs/02_video.ipynb #001ee404
 def _target(info:VideoInfo, size)->tuple[int,int]:
     "Height and width to decode to."
     if size is None: return info.height, info.width
@@ -315,7 +315,7 @@ def _span(path, index:_Index, start:float|None, end:float|None)->np.ndarray:
     if start >= index.info.duration: raise FrameError(f'start: expected less than {index.info.duration:.3f} s, the length of {path}, got {start} s')
     return np.arange(*np.searchsorted(index.seconds, (start-5e-4, end-5e-4)))
 
-# %% ../../nbs/02_video.ipynb #fb99c5f6
+# %% ../../nbs/02_video.ipynb #8392d60a
 def frame_times(
     path:str|Path      # a video file
 )->np.ndarray:         # (frames,) float64, s from the first frame, rising
@@ -330,7 +330,7 @@ def frame_numbers(
     "The frames shown from `start` to before `end`."
     return _span(path, _index(path), start, end)
 
-# %% ../../nbs/02_video.ipynb #7e63a420
+# %% ../../nbs/02_video.ipynb #c09f7663
 def read_frames(
     path:str|Path,                   # a video file
     indices=None,                    # frame numbers, any order, repeats allowed: list, range or LongTensor; None: all
@@ -359,7 +359,7 @@ def read_frames(
             for n, frame in decoded: frames[place[n]] = pixels(frame)
     return frames if len(numbers) == len(wanted) and (slots[1:] > slots[:-1]).all() else frames[torch.from_numpy(slots)]
 
-# %% ../../nbs/02_video.ipynb #4e85ec6b
+# %% ../../nbs/02_video.ipynb #c88eeee3
 def iter_frames(
     path:str|Path,                   # a video file
     start:float|None=None,           # s from the first frame
@@ -378,7 +378,7 @@ def iter_frames(
             piece.append(pixels(frame))
             if len(piece) == chunk or n == numbers[-1]: yield torch.stack(piece); piece = []
 
-# %% ../../nbs/02_video.ipynb #52600584
+# %% ../../nbs/02_video.ipynb #eda30264
 @dataclass(frozen=True)
 class VideoCheck:
     "One line of `check_videos`."
@@ -420,7 +420,7 @@ def check_videos(
     try: return list(tqdm(pool.map(lambda path: _check(path, limit), paths), total=len(paths), disable=not progress, desc='checking'))
     finally: pool.shutdown(cancel_futures=True)                             # Ctrl-C drops the files that were not begun
 
-# %% ../../nbs/02_video.ipynb #9817a93d
+# %% ../../nbs/02_video.ipynb #a53d6b16
 MOTION_COLUMNS = ('source', 'w', 'h', 'src_x', 'src_y', 'dst_x', 'dst_y', 'motion_x', 'motion_y', 'motion_scale')
 
 def motion_vectors(

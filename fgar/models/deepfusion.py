@@ -6,7 +6,7 @@
 __all__ = ['VGG16', 'BODIES', 'flow_channels', 'layers2d', 'per_frame', 'TemporalStream', 'DeepFusion', 'load_vgg',
            'DeepFusionLight', 'DeepFusionRGB', 'DeepFusionFlow', 'recipe', 'train_twice']
 
-# %% ../../nbs/42_deep_fusion.ipynb #f57a7876
+# %% ../../nbs/42_deep_fusion.ipynb #68529e32
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from .frames2d import read_state, load_body
 from .two_stream import flow_images
 from ..ops.sequence import LayerNormLSTM, pyramid_sequence
 
-# %% ../../nbs/42_deep_fusion.ipynb #186bf137
+# %% ../../nbs/42_deep_fusion.ipynb #0d611c2e
 def flow_channels(
     flow:Tensor,            # (N, 2, T·L, H, W) px per frame; image t·L + j is field j of moment t
     stack:int=4,            # flow fields per moment, L
@@ -35,7 +35,7 @@ def flow_channels(
     x = flow_images(flow, stack, limit)
     return x if check_choice('channels', channels, ['xy', 'length']) == 'xy' else x.unflatten(1, (stack, 2)).norm(dim=2)
 
-# %% ../../nbs/42_deep_fusion.ipynb #77bba2ba
+# %% ../../nbs/42_deep_fusion.ipynb #dacb9d58
 VGG16 = [64, 64, 'M', 128, 128, 'M', 256, 256, 256, 'M', 512, 512, 512, 'M', 512, 512, 512]
 BODIES = {'vgg16': (VGG16, VGG16[:13], 512, False), 'small': ([8, 'M', 24, 'M', 48, 'M', 64], [8, 'M', 24, 'M', 48], 24, True)}    # picture layers, flow layers, channels of a branch, batch norm
 
@@ -57,7 +57,7 @@ def per_frame(
     recompute:bool=False       # keep only what leaves each pooling, compute the rest again for the gradient
 )->Tensor:                     # (N, C', T, h, w)
     "A picture network on each frame."
-    N, x = len(x), rearrange(x, 'n c t h w -> (n t) c h w')
+    N, x = x.shape[0], rearrange(x, 'n c t h w -> (n t) c h w')
     if recompute:
         ends = [0] + [i + 1 for i, m in enumerate(layers) if isinstance(m, nn.MaxPool2d)] + [len(layers)]
         for a, b in zip(ends, ends[1:]): x = checkpoint(layers[a:b], x, use_reentrant=False)
@@ -86,7 +86,7 @@ class TemporalStream(nn.Module):
         x = run(lambda y: F.max_pool3d(self.mst1(y), (1, 2, 2)), x)
         return run(lambda y: self.conv2(self.mst2(y)), run(self.conv1, x))
 
-# %% ../../nbs/42_deep_fusion.ipynb #246f6936
+# %% ../../nbs/42_deep_fusion.ipynb #3422a5ba
 @register('deepfusion', paper='deep-fusion paper', inputs=('rgb', 'flow'), frames=24, size=224)
 class DeepFusion(ActionModel):
     "Picture and flow streams fused at each pixel, temporal pyramid, LSTM both ways."
@@ -151,7 +151,7 @@ class DeepFusion(ActionModel):
         logits = self.fc(x)
         return Prediction(logits.mean(1), {'group_logits': logits, 'maps': maps})
 
-# %% ../../nbs/42_deep_fusion.ipynb #7aa6a056
+# %% ../../nbs/42_deep_fusion.ipynb #f8058b71
 def load_vgg(
     model:DeepFusion,       # body 'vgg16'
     weights:str|Path        # a state-dict file, or a name such as 'IMAGENET1K_V1'
@@ -164,7 +164,7 @@ def load_vgg(
         load_body(body, {k: own[k] if name == 'flow' and k.startswith('0.') else state[k] for k in own if k in state}, weights)
     return model
 
-# %% ../../nbs/42_deep_fusion.ipynb #c98a8db8
+# %% ../../nbs/42_deep_fusion.ipynb #28c90dd7
 @register('deepfusion-light', paper='deep-fusion paper, maps averaged over space', inputs=('rgb', 'flow'), frames=24, size=224)
 class DeepFusionLight(DeepFusion):
     "Maps averaged over space before the LSTM: 7×512 numbers a group, not 7×512×49."
@@ -180,7 +180,7 @@ class DeepFusionFlow(DeepFusion):
     "The flow stream alone, with the same pyramid and LSTM."
     streams = ('flow',)
 
-# %% ../../nbs/42_deep_fusion.ipynb #9aca7de9
+# %% ../../nbs/42_deep_fusion.ipynb #a4804035
 def recipe(
     **changes          # fields of `TrainConfig`
 ):                     # a `TrainConfig`

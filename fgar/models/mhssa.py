@@ -7,7 +7,7 @@ __all__ = ['both_ways', 'SpatialHead', 'TimeHead', 'sines', 'SpatialStream', 'Sp
            'BasketballTwoStream', 'BasketballCompressed', 'TemporalSoftmax', 'TemporalRNN', 'TemporalLSTM',
            'TemporalGRU', 'localise']
 
-# %% ../../nbs/41_basketball_mhssa.ipynb #5dc1cd90
+# %% ../../nbs/41_basketball_mhssa.ipynb #174e21cf
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from .two_stream import TwoStream, flow_images
 from ..ops.attention import MultiHeadAttention, SecondOrderPool, SpatialAttention
 from ..ops.boxes import nms
 
-# %% ../../nbs/41_basketball_mhssa.ipynb #cb5f8240
+# %% ../../nbs/41_basketball_mhssa.ipynb #c3bd4f48
 def both_ways(
     flow:Tensor,     # (N, 2, T·L, H, W) px per frame
     stack:int        # L, fields per moment; the frame stands before field L//2
@@ -29,7 +29,7 @@ def both_ways(
     x = flow.unflatten(2, (-1, stack))
     return torch.cat([x[:, :, :, stack//2:], -x[:, :, :, :stack//2].flip(3)], 3).flatten(2, 3)
 
-# %% ../../nbs/41_basketball_mhssa.ipynb #2cc5cdb1
+# %% ../../nbs/41_basketball_mhssa.ipynb #5e340a52
 class SpatialHead(nn.Module):
     "Class scores of feature maps: evidence at each position, weighed by attention of the class, pooled (Yan 2024, eqs. 15–16, Figs. 7–8)."
     def __init__(self,
@@ -59,7 +59,7 @@ class SpatialHead(nn.Module):
         if self.pool != 'average': parts.append(evidence.amax((2, 3)))
         return sum(parts), weights
 
-# %% ../../nbs/41_basketball_mhssa.ipynb #9604d13b
+# %% ../../nbs/41_basketball_mhssa.ipynb #7a602eb8
 class TimeHead(nn.Module):
     "Class scores of a sequence of vectors (Yan 2024, eqs. 8–14)."
     def __init__(self,
@@ -97,7 +97,7 @@ def sines(
     angle = torch.arange(T)[:, None]*torch.logspace(0, -2, -(-width//2))
     return torch.cat([angle.sin(), angle.cos()], 1)[:, :width]
 
-# %% ../../nbs/41_basketball_mhssa.ipynb #6226d604
+# %% ../../nbs/41_basketball_mhssa.ipynb #24a9b730
 @register('mhssa-rgb', paper='Yan 2024, MHSSA, spatial network', frames=24, size=224)
 class SpatialStream(ActionModel):
     "A frame of each group, attention over places for each class, scores averaged over frames (Yan 2024, §2.2)."
@@ -184,7 +184,7 @@ class TemporalStream(ActionModel):
         scores, moments, weights = self.head(x)
         return Prediction(scores, {'frame_logits': moments} | ({} if weights is None else {'weights': weights}))
 
-# %% ../../nbs/41_basketball_mhssa.ipynb #63688399
+# %% ../../nbs/41_basketball_mhssa.ipynb #b620b51f
 @register('mhssa', paper='Yan 2024, MHSSA, two streams', inputs=('rgb', 'flow'), frames=24, size=224)
 class BasketballTwoStream(TwoStream):
     "Spatial and temporal network, joined by a weighted vote (Yan 2024, Fig. 2 and eq. 7)."
@@ -216,7 +216,7 @@ class BasketballCompressed(BasketballTwoStream):
     "`BasketballTwoStream` on the motion vectors of the compressed file (Yan 2024, Fig. 2)."
     flow_source = 'compressed'
 
-# %% ../../nbs/41_basketball_mhssa.ipynb #7989ee3e
+# %% ../../nbs/41_basketball_mhssa.ipynb #efbbf196
 @register('mhssa-flow-softmax', paper='Yan 2024, MHSSA, Table 3', inputs=('flow',), frames=24, size=224)
 class TemporalSoftmax(TemporalStream):
     "The temporal network with softmax heads over the groups (Yan 2024, Table 3)."
@@ -237,7 +237,7 @@ class TemporalGRU(TemporalStream):
     "The temporal network with a GRU over the groups (Yan 2024, Table 3)."
     head_kind = 'gru'
 
-# %% ../../nbs/41_basketball_mhssa.ipynb #419c5bd4
+# %% ../../nbs/41_basketball_mhssa.ipynb #57c7962c
 def localise(
     score,                       # function: windows (W, 2) start, end, s → class probabilities (W, K)
     duration:float,              # of the video, s

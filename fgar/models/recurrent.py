@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['frame_features', 'CompositeLSTM', 'SoftAttentionLSTM']
 
-# %% ../../nbs/42a_lstm_baselines.ipynb #0e71ead7
+# %% ../../nbs/42a_lstm_baselines.ipynb #243518d9
 from collections import OrderedDict
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ..core import ActionModel, Prediction, check_choice, check_clip, check_shap
 from .deepfusion import BODIES, layers2d
 from .frames2d import read_state, load_body
 
-# %% ../../nbs/42a_lstm_baselines.ipynb #c11a2778
+# %% ../../nbs/42a_lstm_baselines.ipynb #74a36ed7
 def frame_features(
     body:str            # 'vgg16' (4,096 numbers of fc6) or 'small'
 )->tuple[nn.Module,int]:    # pictures (N, 3, H, W) to (N, D), and D
@@ -33,7 +33,7 @@ def _load(body, kind, name, weights):
     if name == 'small': raise ValueError(f"weights: expected body={kind!r}, which public weights are for, got body='small'")
     load_body(body, {k: v for k, v in read_state(kind, weights).items() if k in body.state_dict()}, weights)
 
-# %% ../../nbs/42a_lstm_baselines.ipynb #aaef0c70
+# %% ../../nbs/42a_lstm_baselines.ipynb #548881e6
 @register('composite-lstm', paper='Srivastava et al. 2015, Unsupervised Learning of Video Representations using LSTMs', frames=16, size=224)
 class CompositeLSTM(ActionModel):
     "An LSTM over frame features that must also remember the past and foretell the future (Srivastava et al. 2015, §2.3)."
@@ -81,7 +81,7 @@ class CompositeLSTM(ActionModel):
         parts = {'class': super().loss(pred, target)['total'], 'past': F.mse_loss(pred.extras['past'], x[:, :S].flip(1)), 'future': F.mse_loss(pred.extras['future'], x[:, S:])}
         return {'total': parts['class'] + self.weight*(parts['past'] + parts['future']), **parts}
 
-# %% ../../nbs/42a_lstm_baselines.ipynb #76a713ad
+# %% ../../nbs/42a_lstm_baselines.ipynb #e81ee9df
 @register('soft-attention-lstm', paper='Sharma et al. 2015, Action Recognition using Visual Attention', frames=30, size=224)
 class SoftAttentionLSTM(ActionModel):
     "Three LSTMs on top of each other that choose where to look in the next frame (Sharma et al. 2015, §3)."

@@ -273,7 +273,7 @@ class MotionSqueeze(nn.Module):
         x:Tensor        # (N·T, C, H, W)
     )->Tensor:          # (N·T, C, H, W)
         z = self.reduce(x).unflatten(0, (check_frames(x, self.frames), -1))               # N T c H W
-        moved = squeeze_motion(correlate(z[:, :-1].flatten(0, 1), z[:, 1:].flatten(0, 1), self.radius)).unflatten(0, (len(z), -1))
+        moved = squeeze_motion(correlate(z[:, :-1].flatten(0, 1), z[:, 1:].flatten(0, 1), self.radius)).unflatten(0, (z.shape[0], -1))
         moved = torch.cat([moved, moved[:, -1:]], 1).flatten(0, 1)                        # the last frame repeats the one before
         return x + self.features(moved.to(x.dtype))
 

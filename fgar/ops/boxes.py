@@ -62,7 +62,7 @@ def _boxes(
     "Check boxes; on CPU also that they are finite (on a GPU that would wait for the device)."
     check_shape(name, boxes, '... A 4', 'Boxes are xyxy')
     if not boxes.is_floating_point(): raise ValueError(f'{name}: expected floating point, got {boxes.dtype}. {name}.float()?')
-    if boxes.device.type == 'cpu' and not boxes.isfinite().all(): raise ValueError(f'{name}: expected finite numbers, got {boxes.numel() - int(boxes.isfinite().sum())} that are not. Did training diverge?')
+    if boxes.device.type == 'cpu' and not torch.compiler.is_exporting() and not boxes.isfinite().all(): raise ValueError(f'{name}: expected finite numbers, got {boxes.numel() - int(boxes.isfinite().sum())} that are not. Did training diverge?')
     return boxes.to(torch.promote_types(boxes.dtype, torch.float32))
 
 def iou(
@@ -83,7 +83,7 @@ def _iou(a:Tensor, b:Tensor)->Tensor:
 # %% ../../nbs/12_nms.ipynb #ffaf0666
 def _round(threshold:float, dtype:torch.dtype)->float:
     if not 0 <= threshold <= 1: raise ValueError(f'threshold: expected an IoU from 0 to 1, got {threshold}')
-    return torch.tensor(threshold, dtype=dtype).item()
+    return torch.tensor(threshold, dtype=dtype, device='cpu').item()
 
 def _nms_one(boxes:Tensor, scores:Tensor, threshold:float)->Tensor:
     order = scores.argsort(descending=True, stable=True)
@@ -96,7 +96,7 @@ def _nms_batch(boxes:Tensor, scores:Tensor, threshold:float, max_keep:int)->Tens
     order = scores.argsort(descending=True, stable=True)                               # (N, A) best first
     boxes = boxes.gather(1, order[..., None].expand_as(boxes))                         # (N, A, 4)
     alive = torch.ones_like(order, dtype=torch.bool)
-    kept = order.new_full((len(boxes), max_keep), -1)
+    kept = order.new_full((boxes.shape[0], max_keep), -1)
     for k in range(min(max_keep, order.shape[1])):
         first = alive.byte().argmax(-1, keepdim=True)                                  # (N, 1) best box alive; 0 if none is
         kept[:, k:k+1] = order.gather(1, first).masked_fill(~alive.gather(1, first), -1)
@@ -115,7 +115,7 @@ def nms(
     check_shape('boxes', boxes, 'N A 4' if boxes.ndim == 3 else 'A 4', 'Boxes are xyxy')
     boxes = _boxes('boxes', boxes)
     check_shape('scores', scores, 'N A' if boxes.ndim == 3 else 'A', **dict(zip('NA' if boxes.ndim == 3 else 'A', boxes.shape)))
-    if scores.device.type == 'cpu' and scores.isnan().any(): raise ValueError('scores: expected numbers, got NaN. Did training diverge?')
+    if scores.device.type == 'cpu' and not torch.compiler.is_exporting() and scores.isnan().any(): raise ValueError('scores: expected numbers, got NaN. Did training diverge?')
     if max_keep is not None and max_keep < 0: raise ValueError(f'max_keep: expected None or at least 0, got {max_keep}')
     if boxes.ndim == 3: return _nms_batch(boxes, scores, threshold, boxes.shape[1] if max_keep is None else max_keep)
     kept = _nms_one(boxes, scores, threshold)[:max_keep]
