@@ -6,7 +6,7 @@
 __all__ = ['crop_regions', 'Screening', 'PyramidScreening', 'StageFusion', 'SplitNorm', 'split_norms', 'NTSNet',
            'published_names', 'NTSFlow', 'NTSPyramid', 'NTSFusion', 'FootballTwoStream', 'covered']
 
-# %% ../../nbs/40_football_nts.ipynb #d9d906b7
+# %% ../../nbs/40_football_nts.ipynb #bf1b419f
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from .two_stream import FlowTSN, TwoStream, flow_images
 from ..ops.attention import AFF, IAFF, SpatialAttention
 from ..ops.boxes import anchors, inside, nms
 
-# %% ../../nbs/40_football_nts.ipynb #8e7a543e
+# %% ../../nbs/40_football_nts.ipynb #8092063c
 def crop_regions(
     images:Tensor,   # (B, C, H, W) float
     boxes:Tensor,    # (B, M, 4) xyxy, px; what lies outside the image is 0
@@ -35,7 +35,7 @@ def crop_regions(
     rois = torch.cat([owner[:, None], boxes.flatten(0, 1)], 1).to(images.dtype)                  # (B·M, 5)
     return torchvision.ops.roi_align(images, rois, size, sampling_ratio=1, aligned=True)
 
-# %% ../../nbs/40_football_nts.ipynb #b004ece4
+# %% ../../nbs/40_football_nts.ipynb #0a5a8ae2
 _COUNTS = 6, 6, 9             # scales × ratios of each level, as `anchors` has them
 
 class Screening(nn.Module):
@@ -59,7 +59,7 @@ class Screening(nn.Module):
         d3 = self.down3(d2).relu()
         return torch.cat([self.tidy1(d1).flatten(1), self.tidy2(d2).flatten(1), self.tidy3(d3).flatten(1)], 1)
 
-# %% ../../nbs/40_football_nts.ipynb #efde9fc8
+# %% ../../nbs/40_football_nts.ipynb #fd36c1e8
 class PyramidScreening(nn.Module):
     "Screening on a feature pyramid: stages 2 … 4 joined from the top down, positions weighed by spatial attention (football paper, section 5)."
     strides = 8, 16, 32
@@ -86,7 +86,7 @@ class PyramidScreening(nn.Module):
             scores[i] = self.tidy[i](self.smooth[i](seen).relu()).flatten(1)
         return torch.cat(scores, 1)
 
-# %% ../../nbs/40_football_nts.ipynb #befa6b8a
+# %% ../../nbs/40_football_nts.ipynb #a3cdb905
 class StageFusion(nn.Module):
     "The last two stages joined by attentional feature fusion, channels weighed at several pooling sizes (football paper, section 5; Dai et al. 2021)."
     def __init__(self,
@@ -106,7 +106,7 @@ class StageFusion(nn.Module):
         upper, lower = maps[-1], self.lateral(maps[-2])
         return self.join(upper, lower[..., :upper.shape[-2], :upper.shape[-1]])              # VGG-16 rounds sides down
 
-# %% ../../nbs/40_football_nts.ipynb #45a39055
+# %% ../../nbs/40_football_nts.ipynb #9ca68b24
 class SplitNorm(nn.BatchNorm2d):
     "Batch norm that keeps running averages of its own for regions."
     regions = False                    # what is being normalised: frames, or regions
@@ -131,7 +131,7 @@ def split_norms(
     for parent, name, layer in found: setattr(parent, name, SplitNorm(layer))
     return [getattr(parent, name) for parent, name, _ in found]
 
-# %% ../../nbs/40_football_nts.ipynb #9bac2c26
+# %% ../../nbs/40_football_nts.ipynb #0de2fe76
 @lru_cache(maxsize=16)
 def _anchors(height:int, width:int, smallest:float, strides:tuple, border:str, device:torch.device)->tuple[Tensor,Tensor,int]:
     "Anchors of an image, which of the scores belong to them, and how many scores there must be."
@@ -240,7 +240,7 @@ class NTSNet(ActionModel):
                      scrutinizer=scrutinizer_loss(pred.logits, target), region=region_loss(regions, whole, each, valid))
         return parts | {'total': sum(w*x for w,x in zip(self.weights, parts.values()))}
 
-# %% ../../nbs/40_football_nts.ipynb #c7b66a5f
+# %% ../../nbs/40_football_nts.ipynb #04f72a1b
 def published_names(
     state:dict[str,Tensor]   # a checkpoint of the published NTS-Net, or its 'net_state_dict'
 )->dict[str,Tensor]:         # keys as in `NTSNet`
@@ -251,7 +251,7 @@ def published_names(
     own = {f'{names[name]}.{rest}': v for (name, rest), v in parts}
     return own | {k.replace('.running_', '.region_'): v for k,v in own.items() if '.running_' in k}      # one average for both, there
 
-# %% ../../nbs/40_football_nts.ipynb #7be032d8
+# %% ../../nbs/40_football_nts.ipynb #3a6f2fc8
 @register('nts-flow', paper='Wang & Wang 2025, football, flow stream', inputs=('flow',), frames=8, size=224)
 class NTSFlow(NTSNet):
     "The same three networks on stacks of flow; regions are cut from the stack (football paper, Figure 3)."
@@ -267,7 +267,7 @@ class NTSFusion(NTSNet):
     "Features of the last two stages joined by attentional feature fusion with multi-scale channel attention (football paper, section 5)."
     joins = 'iaff'
 
-# %% ../../nbs/40_football_nts.ipynb #e7ab4ace
+# %% ../../nbs/40_football_nts.ipynb #b47e315e
 @register('nts-two-stream', paper='Wang & Wang 2025, football, RGB regions + TSN flow', inputs=('rgb', 'flow'), frames=8, size=224)
 class FootballTwoStream(TwoStream):
     "Regions on RGB, fused 0.4 to 0.6 with TSN on flow: the paper's best (football paper, Table 5)."
@@ -293,7 +293,7 @@ class FootballTwoStream(TwoStream):
         flow = FlowTSN(classes, frames, body, weights, dropout, norm, stack=stack) if check_choice('second', second, ['tsn', 'nts']) == 'tsn' else NTSFlow(classes, stack=stack, **regions)
         super().__init__(NTSNet(classes, **regions), flow, fusion)
 
-# %% ../../nbs/40_football_nts.ipynb #8adb45e8
+# %% ../../nbs/40_football_nts.ipynb #391e71c0
 def covered(
     boxes:Tensor,   # (..., K, 4) xyxy px, the regions of a frame
     target:Tensor   # (..., 4) xyxy px, what should be in one of them
