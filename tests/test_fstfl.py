@@ -62,12 +62,14 @@ def test_it_is_a_residual_of_the_gsf_twin():
     assert_close(opened, printed(clips()).logits)
 
 
-def test_centring_takes_the_mean_of_each_channel_away():
+@pytest.mark.parametrize('centre, mean', [('clip', (2, 5, 1, 1, 1)), ('vector', (2, 1, 4, 6, 6))])
+def test_centring_takes_a_mean_away(centre, mean):
+    "Each channel's mean over the clip, or each vector's own: adding to it changes nothing, and changes plain cosines."
     torch.manual_seed(0)
-    stc, x = STC(5, 4, 2, centre=True).double(), torch.randn(2, 5, 4, 6, 6, dtype=torch.double)
-    shift = 10*torch.randn(2, 5, 1, 1, 1, dtype=torch.double)
+    stc, x = STC(5, 4, 2, centre=centre).double(), torch.randn(2, 5, 4, 6, 6, dtype=torch.double)
+    shift = 10*torch.randn(mean, dtype=torch.double)
     assert_close(stc.features(x), stc.features(x + shift))
-    stc.centre = False
+    stc.centre = 'none'
     assert not torch.allclose(stc.features(x), stc.features(x + shift))
 
 
