@@ -27,7 +27,7 @@ RECIPES:dict[str,TrainConfig] = {
     'deepfusion-second': deepfusion.recipe(data='ucf101.csv', out='run/second', init='run/first/last.pt', lr=1e-6, warmup=0.),
     'mhssa': TrainConfig(model='mhssa', data='hmdb51.csv', out='run/mhssa', options=dict(stack=5), frames=24, size=224, batch=128, epochs=80, lr=.001, schedule='step', milestones=(30., 60.), flow='tvl1'),
     'nts': TrainConfig(model='nts-two-stream', data='football.csv', out='run/nts', options=dict(weights='IMAGENET1K_V1'), frames=8, size=224, batch=16, epochs=40, lr=.01, channels_last=True),
-    'thetis': TrainConfig(model='small3d', data='thetis_skelet/manifest.csv', out='run/thetis', options=dict(parts=1), frames=32, size=48, sampling='dense', stride=4, epochs=48, batch=8, optimizer='adamw', lr=2e-3,
+    'thetis': TrainConfig(model='small3d', data='thetis_skelet/manifest.csv', out='run/thetis', options=dict(parts=1, widths=(16, 32, 64, 96)), frames=32, size=48, sampling='dense', stride=4, epochs=96, batch=8, optimizer='adamw', lr=2e-3,
                           weight_decay=.05, warmup=2., label_smoothing=.1, ema=.99, crop='square', scale=(.75, 1.), flip=False, precision='bf16', channels_last=True, cache='cache/thetis', cache_variants=4, **_test(3)),
     'skate': TrainConfig(model='small3d', data='skate_tricks/manifest.csv', out='run/skate', options=dict(parts=1), frames=16, size=48, epochs=24, batch=8, optimizer='adamw', lr=2e-3, weight_decay=.05,
                          warmup=2., label_smoothing=.1, ema=.98, crop='square', scale=(.6, 1.), flip=True, jitter=(.4, .4, .4, .1), precision='bf16', channels_last=True, cache='cache/skate', cache_variants=3, **_test(1, 3)),
