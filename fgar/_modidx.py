@@ -750,6 +750,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'fgar.models.nts.Screening.forward': ('football_nts.html#screening.forward', 'fgar/models/nts.py'),
                                  'fgar.models.nts.SplitNorm': ('football_nts.html#splitnorm', 'fgar/models/nts.py'),
                                  'fgar.models.nts.SplitNorm.__init__': ('football_nts.html#splitnorm.__init__', 'fgar/models/nts.py'),
+                                 'fgar.models.nts.SplitNorm._load_from_state_dict': ( 'football_nts.html#splitnorm._load_from_state_dict',
+                                                                                      'fgar/models/nts.py'),
                                  'fgar.models.nts.SplitNorm.forward': ('football_nts.html#splitnorm.forward', 'fgar/models/nts.py'),
                                  'fgar.models.nts.StageFusion': ('football_nts.html#stagefusion', 'fgar/models/nts.py'),
                                  'fgar.models.nts.StageFusion.__init__': ('football_nts.html#stagefusion.__init__', 'fgar/models/nts.py'),
