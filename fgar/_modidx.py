@@ -17,6 +17,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'fgar.bench.bench_nms': ('speed.html#bench_nms', 'fgar/bench.py'),
                             'fgar.bench.bench_step': ('speed.html#bench_step', 'fgar/bench.py'),
                             'fgar.bench.compare': ('speed.html#compare', 'fgar/bench.py'),
+                            'fgar.bench.peak_memory': ('speed.html#peak_memory', 'fgar/bench.py'),
                             'fgar.bench.run_bench': ('speed.html#run_bench', 'fgar/bench.py')},
             'fgar.cli': { 'fgar.cli.Check': ('command.html#check', 'fgar/cli.py'),
                           'fgar.cli.Court26': ('command.html#court26', 'fgar/cli.py'),

@@ -7,13 +7,23 @@ import torch
 from torch.testing import assert_close
 
 from fgar import cli
-from fgar.bench import BENCHMARKS, bench_correlation, bench_step, compare
+from fgar.bench import BENCHMARKS, bench_correlation, bench_step, compare, peak_memory
 
 
 def test_compare_takes_turns():
     calls = []
     table = compare({'a': lambda: calls.append('a'), 'b': lambda: calls.append('b')}, rounds=3)
     assert calls == list('ab'*4) and list(table.what) == ['a', 'b'] and table.ratio[0] == 1
+
+
+def test_peak_is_what_is_held_at_one_time():
+    held = torch.zeros(2**20)
+    def f():
+        first = torch.empty(2**18); del first             # 1 MiB, given back
+        second = torch.empty(2**19)                       # 2 MiB
+        return second + 1 + held[:2**19]                  # and 2 more, and again 2; `held` was there before
+    assert peak_memory(f) == 6 and peak_memory(lambda: None) == 0
+    assert list(compare({'a': f}, rounds=1, memory=True).MiB) == [6] and 'MiB' not in compare({'a': f}, rounds=1)
 
 
 @pytest.mark.parametrize('name', BENCHMARKS)
@@ -34,6 +44,14 @@ def test_step_partners_cost_alike():
     ours, theirs = table[::2].reset_index(), table[1::2].reset_index()
     assert list(ours.what) == ['gsf, resnet18 body', 'stmanet, resnet18 body'] and theirs.what.str.startswith('torchvision').all() and (theirs.ratio == 1).all()
     assert ((ours.GMACs/theirs.GMACs).between(.5, 2)).all()
+
+
+def test_correlation_says_what_memory_it_needs():
+    table = bench_correlation(rounds=1, shape=(1, 8, 24, 24), radius=7).set_index('what').MiB
+    tensor = 3*225*4*24*24*4/2**20
+    assert 3*table['fgar correlation_features'] < table['the whole tensor, then the layer'] and table['fgar correlation_features'] < tensor < table['the whole tensor, then the layer']
+    assert table['unfold, then multiply and sum'] > 8*225*24*24*4/2**20 > 2*table['fgar, windows as banded products']
+    assert len(table) - len(bench_correlation(rounds=1, shape=(1, 2, 6, 6), radius=1, width=0)) == 3
 
 
 def test_correlation_has_a_row_for_the_sampler_where_it_is_installed():

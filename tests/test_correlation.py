@@ -129,6 +129,13 @@ def test_lower_precision(dtype, tolerance):
         assert_close(torch.autograd.grad(low, low_x, slope.to(dtype))[0].double(), torch.autograd.grad(high, x, slope)[0], rtol=tolerance, atol=4*tolerance)
 
 
+@pytest.mark.parametrize('value', [3e-7, 2e4])
+def test_half_vectors_of_any_length_have_a_direction(value):
+    "In float16 the norm of the long one would be infinite, and so would one over that of the short one."
+    x = torch.full((1, 64, 1, 1), value, dtype=torch.float16)
+    assert torch.equal(unit(x), torch.full_like(x, 1/8))
+
+
 def test_plain_half_does_not_overflow_on_the_way():
     a = torch.full((1, 512, 2, 2), 4., dtype=torch.float16)
     assert correlate(a, a, 1, normalize=False)[0, 1, 1, 0, 0] == 8192

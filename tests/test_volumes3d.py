@@ -147,6 +147,13 @@ def test_torchvision_file_loads_without_its_classifier(name, tmp_path):
     with pytest.raises(FileNotFoundError, match='KINETICS400_V1'): fgar.create(name, classes=4, weights='KINETICS')
 
 
+def test_clips_too_short_for_s3d_are_explained():
+    net = fgar.create('s3d', classes=3).eval()
+    with torch.no_grad(): assert net(torch.zeros(1, 3, 5, 32, 32)).logits.isfinite().all()
+    for frames in (1, 4):
+        with pytest.raises(ValueError, match=f'at least 5 frames for s3d.*got {frames}'): net(torch.zeros(1, 3, frames, 32, 32))
+
+
 @pytest.mark.parametrize('body', [3, 'resnet51', 'tiny'])
 def test_unknown_body(body):
     with pytest.raises(ValueError, match='body: expected one of'): ResNet3D(5, body)

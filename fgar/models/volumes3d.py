@@ -199,6 +199,7 @@ class TorchvisionVideo(ActionModel):
         clip:Tensor      # (N, 3, T, H, W) float, normalised
     )->Prediction:
         sizes = check_clip(clip)
+        if self.build == 's3d' and sizes['T'] < 5: raise ValueError(f"clip: expected at least 5 frames for s3d, whose last pooling takes two moments, got {sizes['T']}. Sample more frames")
         if self.build.startswith('mvit'):
             grid = self.net.pos_encoding
             grid.temporal_size, grid.spatial_size = -(-sizes['T']//2), (-(-sizes['H']//4), -(-sizes['W']//4))

@@ -43,9 +43,9 @@ def correlate_naive(
 class _Unit(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
-        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))      # float16 ends at 65,504, for a norm and for one over it
         inverse = (norm > EMPTY)/norm.clamp_min(EMPTY)
-        ctx.save_for_backward(out := x*inverse, inverse)
+        ctx.save_for_backward(out := (x*inverse).to(x.dtype), inverse)
         return out
 
     @staticmethod
