@@ -19,7 +19,7 @@ import fgar
 import fgar.train as T
 from fgar.core import ActionModel, Prediction, register
 from fgar.models import frames2d  # noqa: F401  (registers tsn and tsm before ours)
-from fgar.train import MemoryLoader, TrainConfig, listed, load_checkpoint, lr_scale, smoothing
+from fgar.train import MemoryLoader, TrainConfig, listed, load_checkpoint, lr_scale, smoothing, unreadable
 
 torch.set_num_threads(1)      # sums in one order, so that runs can be compared bit for bit
 ROOT = Path(__file__).parents[1]
@@ -393,6 +393,8 @@ torch.distributed.init_process_group('gloo')
 for name, cls in (('even', MemoryLoader), ('uneven', Uneven)):
     data = cls(*squares(24), LABELS, 4, train=True, rank=rank, world=world), MemoryLoader(*squares(15, 1), LABELS, 4, rank=rank, world=world)
     fgar.train(config({out!r} + '/two-' + name, batch=4, **{options!r}), data)
+Uneven.failures = [(f'clip {{rank}}', 'torn')]
+assert unreadable([Uneven(*squares(8), LABELS, 4)], world) == [('clip 0', 'torn'), ('clip 1', 'torn')]
 torch.distributed.destroy_process_group()
 '''
 PLAIN = dict(options=dict(body='small', dropout=0., norm='group'), lr=1e-3, momentum=0., crop='centre', flip=False, epochs=1, warmup=0., clip_norm=1., ema=.5)
