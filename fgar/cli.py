@@ -105,9 +105,12 @@ def run_models(config:Models)->int:
 
 def run_check(config:Check)->int:
     from fgar.data.datasets import VIDEO_ENDINGS, Manifest
+    from fgar.data.readers import _check_out
     from fgar.data.video import check_videos
     source, manifest = Path(config.source), None
     if not source.exists(): raise FileNotFoundError(f'source: expected a manifest, a folder or a video, got {config.source!r}, which is not there')
+    if config.out: _check_out(config.out)                                      # before an hour of decoding, not after
+    if config.out and source.is_file() and source.suffix.lower() != '.csv': raise ValueError('out: expected a manifest or a folder with one folder per class as source, got a file')
     if source.suffix.lower() == '.csv':
         manifest = Manifest.read(source)
         if 'subject' in manifest.rows and not any(manifest.rows.group): manifest.rows['group'] = manifest.rows.subject        # a person must not be on both sides
@@ -125,7 +128,6 @@ def run_check(config:Check)->int:
     leaks = manifest.leaks() if manifest is not None else {}
     print(f'{len(files)} files, {len(bad)} bad' + (f', {len(leaks)} groups in more than one split' if leaks else ''))
     if config.out:
-        if manifest is None: raise ValueError('out: expected a manifest or a folder with one folder per class as source, got a file')
         manifest.select(~manifest.rows.path.isin(bad)).write(config.out)
         print(f'readable rows are in {config.out}')
     return 1 if bad else 0
