@@ -168,6 +168,7 @@ class TrainConfig:
     def __post_init__(self):
         for name in ('classes', 'milestones', 'scale', 'flip_pairs', 'jitter'):          # JSON knows lists only
             object.__setattr__(self, name, tuple(tuple(x) if isinstance(x, list) else x for x in getattr(self, name)))
+        object.__setattr__(self, 'options', {k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()})
         for f in fields(self):
             if getattr(f.type, '__origin__', None) is Literal: check_choice(f.name, getattr(self, f.name), f.type.__args__)
         rules = {'a number of at least 1': (lambda x: x >= 1, 'epochs batch accumulate log_every stride clips val_clips cache_variants test_clips'), 'a number above 0': (lambda x: x > 0, 'lr gamma'),
