@@ -168,7 +168,7 @@ class TrainConfig:
     def __post_init__(self):
         for name in ('classes', 'milestones', 'scale', 'flip_pairs', 'jitter'):          # JSON knows lists only
             object.__setattr__(self, name, tuple(tuple(x) if isinstance(x, list) else x for x in getattr(self, name)))
-        plain = lambda v: tuple(v) if isinstance(v, list) else {'true': True, 'false': False}.get(v, v) if isinstance(v, str) else v      # 'false' is what people type
+        plain = lambda v: tuple(v) if isinstance(v, list) else {'true': True, 'false': False}.get(v.lower(), v) if isinstance(v, str) else v      # 'false' is what people type
         object.__setattr__(self, 'options', {k: plain(v) for k, v in self.options.items()})
         for f in fields(self):
             if getattr(f.type, '__origin__', None) is Literal: check_choice(f.name, getattr(self, f.name), f.type.__args__)
