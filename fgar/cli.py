@@ -9,7 +9,7 @@ __all__ = ['COMMANDS', 'POSITIONAL', 'Predict', 'Recipes', 'Models', 'Check', 'C
 
 # %% ../nbs/54_command.ipynb #f360a9d3
 import importlib, json, os, sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -105,9 +105,12 @@ def run_models(config:Models)->int:
 
 def run_check(config:Check)->int:
     from fgar.data.datasets import VIDEO_ENDINGS, Manifest
+    from fgar.data.readers import _check_out
     from fgar.data.video import check_videos
     source, manifest = Path(config.source), None
     if not source.exists(): raise FileNotFoundError(f'source: expected a manifest, a folder or a video, got {config.source!r}, which is not there')
+    if config.out: _check_out(config.out)                                      # before an hour of decoding, not after
+    if config.out and source.is_file() and source.suffix.lower() != '.csv': raise ValueError('out: expected a manifest or a folder with one folder per class as source, got a file')
     if source.suffix.lower() == '.csv':
         manifest = Manifest.read(source)
         if 'subject' in manifest.rows and not any(manifest.rows.group): manifest.rows['group'] = manifest.rows.subject        # a person must not be on both sides
@@ -125,7 +128,6 @@ def run_check(config:Check)->int:
     leaks = manifest.leaks() if manifest is not None else {}
     print(f'{len(files)} files, {len(bad)} bad' + (f', {len(leaks)} groups in more than one split' if leaks else ''))
     if config.out:
-        if manifest is None: raise ValueError('out: expected a manifest or a folder with one folder per class as source, got a file')
         manifest.select(~manifest.rows.path.isin(bad)).write(config.out)
         print(f'readable rows are in {config.out}')
     return 1 if bad else 0
@@ -178,7 +180,7 @@ def parse(
     if isinstance(config, str):
         module, name = config.split(':')
         config = getattr(importlib.import_module(module), name)
-    default = {}
+    default, kept = {}, {}
     if command == 'train':
         args = [part for a in args for part in (a.split('=', 1) if a.startswith(('--config=', '--recipe=')) else [a])]
         if {'--config', '--recipe'} <= set(args): raise ValueError('config, recipe: expected one of them, got both. A config.json already holds every value')
@@ -186,12 +188,14 @@ def parse(
             if flag not in args: continue
             at = args.index(flag)
             if at + 1 == len(args): raise ValueError(f'{flag[2:]}: expected {what} after {flag}, got nothing')
-            default = dict(default=config.read(args[at+1]) if flag == '--config' else importlib.import_module('fgar.recipes').recipe(args[at+1]))
+            start = config.read(args[at+1]) if flag == '--config' else importlib.import_module('fgar.recipes').recipe(args[at+1])
+            default, kept = dict(default=replace(start, options={})), start.options           # of the model's options, those given are added to those it starts from
             args = args[:at] + args[at+2:]
     if command in POSITIONAL and len(args) >= len(POSITIONAL[command]) and not any(a.startswith('-') for a in args[:len(POSITIONAL[command])]):
         names = POSITIONAL[command]
         args = [x for name, value in zip(names, args) for x in (f'--{name}', value)] + args[len(names):]
-    return tyro.cli(config, args=args, prog=f'fgar {command}', **default)
+    parsed = tyro.cli(config, args=args, prog=f'fgar {command}', **default)
+    return replace(parsed, options={**kept, **parsed.options}) if kept else parsed
 
 # %% ../nbs/54_command.ipynb #59445691
 def main(

@@ -6,7 +6,8 @@
 __all__ = ['MemoryLoader', 'lr_scale', 'smoothing', 'update_ema', 'TrainConfig', 'court26_loader', 'make_loaders', 'coarse_of',
            'with_defaults', 'flow_source', 'make_augment', 'Watch', 'State', 'save_checkpoint', 'Checkpoint',
            'read_checkpoint', 'load_checkpoint', 'build_model', 'load_weights', 'process_group', 'share', 'ask_to_stop',
-           'prepare', 'make_optimizer', 'train_epoch', 'validate', 'find_run', 'Run', 'write_history', 'train']
+           'prepare', 'make_optimizer', 'listed', 'unreadable', 'train_epoch', 'validate', 'find_run', 'Run',
+           'write_history', 'train']
 
 # %% ../nbs/50_training.ipynb #1657efa2
 import csv, json, math, os, signal, threading, time
@@ -167,6 +168,7 @@ class TrainConfig:
     def __post_init__(self):
         for name in ('classes', 'milestones', 'scale', 'flip_pairs', 'jitter'):          # JSON knows lists only
             object.__setattr__(self, name, tuple(tuple(x) if isinstance(x, list) else x for x in getattr(self, name)))
+        object.__setattr__(self, 'options', {k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()})
         for f in fields(self):
             if getattr(f.type, '__origin__', None) is Literal: check_choice(f.name, getattr(self, f.name), f.type.__args__)
         rules = {'a number of at least 1': (lambda x: x >= 1, 'epochs batch accumulate log_every stride clips val_clips cache_variants test_clips'), 'a number above 0': (lambda x: x > 0, 'lr gamma'),
@@ -512,6 +514,24 @@ def make_optimizer(
     if config.optimizer == 'adamw': return torch.optim.AdamW(groups, **options)
     return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0, **options)
 
+# %% ../nbs/50_training.ipynb #f1a2c302
+def listed(
+    failures:list[tuple[str,str]],   # (file, reason), as a loader collects them
+    most:int=20                      # lines
+)->str:
+    "One line for each file that could not be read."
+    lines = [f'  {reason}' if name in reason else f'  {name}: {reason}' for name, reason in failures[:most]]       # a reason mostly begins with the path
+    return '\n'.join(lines + [f'  … and {len(failures)-most} more']*(len(failures) > most))
+
+def unreadable(
+    loaders:list,               # whose epochs are over
+    world:int=1                 # processes
+)->list[tuple[str,str]]:        # (file, reason)
+    "Files that could not be read, those of all processes."
+    parts = [[failure for loader in loaders for failure in getattr(loader, 'failures', ())]]*world
+    if world > 1: dist.all_gather_object(parts, parts[0])
+    return [failure for part in parts for failure in part]
+
 # %% ../nbs/50_training.ipynb #bc97fb5f
 def train_epoch(
     state:State,              # model, optimiser, position: changed in place
@@ -544,7 +564,7 @@ def train_epoch(
             scaler.scale(loss*share(len(batch['label']), world, device)/(last + 1 - first)).backward()
         watch.add(loss, pred, target, step, batch['index'], len(batch['failed']))
         bad = getattr(loader, 'failures', ())
-        if len(bad) > config.max_failed*steps*config.batch: raise RuntimeError(f"data: expected at most {config.max_failed:.0%} of the files to be unreadable (max_failed), got {len(bad)} by step {step} of epoch {state.epoch}. Mend or drop them, fgar check lists all:\n" + '\n'.join(f'  {name}: {reason}' for name, reason in bad[:20]))
+        if len(bad) > config.max_failed*steps*config.batch: raise RuntimeError(f"data: expected at most {config.max_failed:.0%} of the files to be unreadable (max_failed), got {len(bad)} by step {step} of epoch {state.epoch}. Mend or drop them, fgar check lists all:\n{listed(bad)}")
         if bar: bar.update(len(batch['label'])*world)
         if (step + 1) % config.log_every == 0:
             seen = look()                                                      # the only place that waits for the device
@@ -689,12 +709,13 @@ def train(
             if bar: bar.close()
             chosen = state.ema or model
             row |= validate(chosen, val_loader, val_augment, config, device, dtype, world)
+            bad = unreadable([loader, val_loader], world)
             state.epoch, state.step, state.sums = epoch + 1, 0, (0., 0., 0., 0.)
             state.history.append(row)
             better, state.best = row['val_top1'] > state.best, max(row['val_top1'], state.best)
             if rank == 0:
                 if not config.quiet: print('  '.join(f'{k} {v:.4g}' for k,v in row.items()), flush=True)
-                if row['failed'] and not config.quiet: print(f"{row['failed']} files could not be read:", *(f'  {name}: {reason}' for name, reason in loader.failures[:20]), sep='\n', flush=True)
+                if bad and not config.quiet: print(f'files that could not be read, in training and validation: {len(bad)}', listed(bad), sep='\n', flush=True)
                 if better: save_checkpoint(folder/'best.pt', config, labels, model=chosen.state_dict(), epoch=epoch + 1, top1=row['val_top1'], **about)
                 write_history(folder, state.history, board)
             save()

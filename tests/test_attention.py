@@ -1,5 +1,6 @@
 "Attention: the matrix of cases, against loops and against torch's own."
-import copy, math, re
+import copy, json, math, re
+from pathlib import Path
 
 import pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -251,3 +252,13 @@ def test_one_map_in_training_is_refused_and_in_evaluation_fine():
         assert module.eval()(*inputs).shape == x.shape
     with pytest.raises(ValueError, match='shape of x'): AFF(8)(torch.rand(2, 8, 4, 4), torch.rand(2, 8, 8, 8))
     with pytest.raises(ValueError, match='C=8'): MSCAM(8)(torch.rand(2, 7, 4, 4))
+
+# ---- the chapter
+
+def test_folded_solutions_run():
+    cells = json.loads((Path(__file__).parent.parent/'nbs/14_attention.ipynb').read_text())['cells']
+    text = next(t for t in (''.join(c['source']) for c in cells) if '<summary>Solutions' in t)
+    blocks = re.findall(r'```python\n(.*?)```', text, re.S)
+    assert len(blocks) == 3
+    torch.manual_seed(0)
+    for block in blocks: exec(block, dict(torch=torch, attend=attend, MultiHeadAttention=MultiHeadAttention, second_order_pool=second_order_pool))

@@ -126,6 +126,16 @@ def test_a_batch_equals_its_images(images, twentieths, max_keep):
         assert row.tolist() == kept + [-1]*(max_keep - len(kept))
 
 @FAST
+@given(st.integers(1, 9).flatmap(lambda n: st.lists(st.tuples(st.lists(st.one_of(BOX, PROPER), min_size=n, max_size=n), st.permutations(range(n))), min_size=1, max_size=4)), TWENTIETHS)
+def test_a_batch_equals_batched_nms(images, twentieths):
+    "Scores without ties, whole and non-negative coordinates: there torchvision's shift of each image is exact."
+    boxes, scores = (torch.tensor(x, dtype=torch.double) for x in zip(*images))
+    N, A = scores.shape
+    image = torch.arange(N).repeat_interleave(A)
+    flat = torchvision.ops.batched_nms(boxes.flatten(0, 1), scores.flatten(), image, twentieths/20)
+    for i, kept in enumerate(nms(boxes, scores, twentieths/20)): assert torch.equal(kept[kept >= 0], flat[image[flat] == i] % A)
+
+@FAST
 @given(st.integers(0, 10**6), st.floats(0, 1))
 def test_properties_on_random_boxes(seed, threshold):
     g = torch.Generator().manual_seed(seed)

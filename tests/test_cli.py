@@ -120,3 +120,12 @@ def test_check_of_a_folder_writes_a_clean_manifest(capsys, tiny_run, tmp_path):
     clean = Manifest.read(tmp_path/'clean.csv', check_files=True)
     assert len(clean) == 6 and clean.labels == ['jump_shot', 'low_dribble']
     assert run(capsys, 'check', next((tmp_path/'clips/low_dribble').iterdir()), '--out', tmp_path/'x.csv')[0] == 1
+
+
+def test_check_finds_out_at_once_that_it_cannot_write(capsys, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr('fgar.data.video.check_videos', lambda *a, **k: pytest.fail('decoded first'))
+    (tmp_path/'notes.csv').write_text('what,when\n')
+    for out, words in (('clean.txt', 'name of a CSV file'), ('notes.csv', 'is no manifest')):
+        code, _, err = run(capsys, 'check', tiny_run/'data/manifest.csv', '--out', tmp_path/out)
+        assert code == 1 and words in err
+    assert (tmp_path/'notes.csv').read_text() == 'what,when\n'

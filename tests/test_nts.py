@@ -1,5 +1,6 @@
 "Region screening: crops, the three networks, both extensions, both streams, weights with published names."
-import copy
+import copy, json, re
+from pathlib import Path
 
 import pytest, torch
 from torch.autograd import grad
@@ -8,7 +9,7 @@ from torch.testing import assert_close
 
 import fgar
 from fgar.core import cost
-from fgar.losses.ranking import joint_loss, region_confidence
+from fgar.losses.ranking import joint_loss, ranking_loss, region_confidence
 from fgar.models.frames2d import TSN, resnet_body
 from fgar.models.nts import (FootballTwoStream, NTSNet, PyramidScreening, Screening, StageFusion, covered, crop_regions, published_names, split_norms)
 from fgar.models.two_stream import FlowTSN, flow_images
@@ -62,6 +63,13 @@ def test_outside_the_image_is_zero_as_in_a_padded_image():
     images, box = torch.ones(1, 1, 8, 8), torch.tensor([[[-8., -8, 8, 8]]])
     crop = crop_regions(images, box, 16)[0, 0]
     assert not crop[:7].any() and not crop[:, :7].any() and (crop[8:, 8:] == 1).all()
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_crops_come_from_their_own_image(dtype):
+    "bfloat16 knows whole numbers up to 256 only; which image a box belongs to must not pass through it."
+    images = (torch.arange(300) % 200).to(dtype)[:, None, None, None].expand(300, 1, 4, 4)
+    crops = crop_regions(images, torch.tensor([0., 0, 4, 4]).expand(300, 1, 4), 2)
+    assert crops.dtype == dtype and torch.equal(crops[:, 0, 0, 0], images[:, 0, 0, 0])
 
 def test_crops_explain_shapes():
     with pytest.raises(ValueError, match='boxes: expected'): crop_regions(torch.zeros(2, 3, 8, 8), torch.zeros(3, 1, 4), 4)
@@ -224,6 +232,19 @@ def test_split_norms_is_batch_norm_otherwise():
         if 'running' in key: assert_close(body.state_dict()[key], value)
     assert not build(norm='group').norms
 
+def test_a_trained_tsn_fills_both_averages():
+    torch.manual_seed(0)
+    tsn = TSN(4, body='small')
+    for name, x in tsn.named_buffers():
+        if 'running' in name: x.uniform_(.5, 2)
+    model = build()
+    missing, _ = model.load_state_dict(tsn.state_dict(), strict=False)
+    assert not [k for k in missing if k.startswith('body.')] and not [k for k in tsn.state_dict() if 'region' in k]
+    for layer in model.norms: assert_close((layer.region_mean, layer.region_var), (layer.running_mean, layer.running_var))
+    own = model.state_dict() | {'body.bn1.region_mean': torch.full_like(model.body.bn1.region_mean, 7.)}
+    model.load_state_dict(own)
+    assert (model.body.bn1.region_mean == 7).all()                    # averages of their own stay their own
+
 @pytest.mark.parametrize('name, body', [('nts', 'bn_inception'), ('nts-aff', 'bn_inception'), ('nts-fpn', 'resnet18')])
 def test_other_bodies_learn(name, body):
     model = build(name, body=body, frames=1, crop=32).train()
@@ -233,16 +254,6 @@ def test_other_bodies_learn(name, body):
 
 def test_a_body_that_rounds_down_wants_whole_strides():
     with torch.device('meta'), pytest.raises(ValueError, match='multiples of 128'): fgar.create('nts', classes=3, frames=1, size=100, body='vgg16', border='pad').eval()(torch.empty(1, 3, 1, 100, 100))
-
-@pytest.mark.parametrize('name', ['nts', 'nts-two-stream'])
-def test_the_command_trains_it(name, tmp_path, capsys):
-    from fgar.cli import main
-    from fgar.train import load_checkpoint
-    flags = '--options body small M 2 K 1 border pad --frames 2 --size 32 --clips 8 --val-clips 4 --difficulty 0 --epochs 1 --warmup 0 --batch 4 --no-tensorboard --quiet'.split()
-    code = main(['train', '--model', name, *flags, '--classes', 'low dribble', 'jump shot', '--out', str(tmp_path/'run')])
-    assert code == 0, capsys.readouterr().err
-    model = load_checkpoint(tmp_path/'run/last.pt').model
-    assert (model if name == 'nts' else model.rgb).M == 2
 
 # ---- streams and extensions
 
@@ -264,6 +275,7 @@ def test_two_streams(second, kind):
     with torch.no_grad():
         pred = model(clip, flow)
         assert_close(pred.scores, .4*model.rgb(clip).scores + .6*model.flow(flow).scores)
+    assert build('nts-two-stream', second=second, ranking=0., lam=.5, mu=.25).rgb.weights == (0., .5, .25)
     assert isinstance(model, FootballTwoStream) and isinstance(model.rgb, NTSNet) and isinstance(model.flow, kind) and model.stack == 3
 
 @pytest.mark.parametrize('join', ['aff', 'iaff'])
@@ -299,6 +311,16 @@ def test_published_names_fill_the_model():
     assert {'proposal_net.down1.weight', 'proposal_net.tidy3.bias', 'pretrained_model.layer4.2.bn3.running_var'} <= set(theirs)
     assert published_names({'net_state_dict': {'module.' + k: v for k, v in theirs.items()}}).keys() == own.keys()
     with pytest.raises(KeyError, match='state'): published_names({'conv1.weight': torch.zeros(1)})
+
+# ---- the chapter
+
+def test_folded_solutions_run():
+    cells = json.loads((Path(__file__).parent.parent/'nbs/40_football_nts.ipynb').read_text())['cells']
+    text = next(t for t in (''.join(c['source']) for c in cells) if '<summary>Solutions' in t)
+    blocks = re.findall(r'```python\n(.*?)```', text, re.S)
+    assert len(blocks) == 3
+    for block in blocks: exec(block, dict(torch=torch, F=F, create=fgar.create, anchors=anchors, inside=inside, ranking_loss=ranking_loss))
+
 
 # ---- coverage
 

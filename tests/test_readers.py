@@ -81,6 +81,7 @@ def test_ucf11_is_dealt_by_whole_groups(tmp_path):
     one = read_dataset('ucf11', tmp_path, split=3).manifest.rows
     assert set(one.group[one.split == 'test']) == {'basketball/v_shooting_03', 'walking/v_walk_dog_03'}
     assert not (read_dataset('ucf11', tmp_path, seed=1).manifest.rows.split == rows.split).all()
+    with pytest.raises(LabelError, match='split: expected 1 to 25'): read_dataset('ucf11', tmp_path, split=26)
 
 def test_ucf_sports(tmp_path):
     make(tmp_path, {**{f'ucf action/{folder}/{n:03}/{reel}_{70*n}.avi': None for folder,reel in (('Golf-Swing-Back', '3283-8'), ('Golf-Swing-Front', 'RF1-13903'), ('Swing-SideAngle', '1-1'), ('Swing-Bench', '1-2')) for n in (1, 2, 3)},
@@ -97,6 +98,19 @@ def test_ucf_sports_with_a_test_list(tmp_path):
     rows = whole(reading, 7)
     assert sorted(rows.path[rows.split == 'test']) == ['ucf action/Diving-Side/001/1-1_70.avi', 'ucf action/Golf-Swing-Back/002/2-1_70.avi'] and rows.split.value_counts()['train'] == 4
     assert reading.missing[['path', 'reason']].values.tolist() == [['diving-side/099', 'not found: only the test list names it']] and 'names 3 test clips' in str(reading) and 'dealt' not in str(reading)
+
+SPORTS = {'Diving-Side': 14, 'Golf-Swing-Back': 5, 'Golf-Swing-Front': 8, 'Golf-Swing-Side': 5, 'Kicking-Front': 10, 'Kicking-Side': 10, 'Lifting': 6, 'Riding-Horse': 12, 'Run-Side': 13, 'SkateBoarding-Front': 12, 'Swing-Bench': 20, 'Swing-SideAngle': 13, 'Walk-Front': 22}
+def test_ucf_sports_split_of_lan(tmp_path):
+    make(tmp_path, {**{f'ucf action/{folder}/{n:03}/{folder}{n//5}-{70*n}.avi': None for folder,count in SPORTS.items() for n in range(1, count + 1)}, 'testlist.txt': 'Diving-Side/014\n'})
+    rows = whole(read_dataset('ucf-sports', tmp_path, split=1), 150)                                     # the list that lies there is not asked
+    counts = pd.crosstab(rows.label, rows.split)
+    assert counts.sum().to_dict() == {'test': 47, 'train': 103} and (counts.test == counts.sum(axis=1)//3).all() and len(counts) == 10      # a third of each class, rounded down
+    first = {label: paths.str.extract(r'/(\d+)/')[0].astype(int).max() for label,paths in rows.path[rows.split == 'test'].groupby(rows.path.str.split('/').str[1])}
+    assert first == {'Diving-Side': 4, 'Golf-Swing-Back': 5, 'Golf-Swing-Front': 1, 'Kicking-Front': 6, 'Lifting': 2, 'Riding-Horse': 4, 'Run-Side': 4, 'SkateBoarding-Front': 4, 'Swing-Bench': 6, 'Swing-SideAngle': 4, 'Walk-Front': 7}
+    assert set(rows.group[rows.label == 'Lifting']) == {'Lifting0', 'Lifting1'}                          # skateboarding and bench clips are called reel-frame, without an underscore
+    (tmp_path/'ucf action/Lifting/002/Lifting0-140.avi').unlink()
+    assert read_dataset('ucf-sports', tmp_path, split=1).missing.path.tolist() == ['lifting/002']
+    with pytest.raises(LabelError, match='split: expected 1, .* got 2'): read_dataset('ucf-sports', tmp_path, split=2)
 
 def test_kinetics(tmp_path):
     make(tmp_path, {'train/air drumming/abc-_123456_000010_000020.mp4': None, 'val/__whole12345.mkv': None, 'val.csv': 'label,youtube_id,time_start,time_end,split,is_cc\nzumba,__whole12345,1,11,validate,0\nzumba,gone4567890,1,11,validate,0\n',

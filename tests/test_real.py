@@ -166,6 +166,8 @@ def test_recipes_say_what_the_papers_say():
 def test_flags_override_a_recipe(capsys):
     config = cli.parse('train', ['--lr', '.5', '--recipe=stmanet', '--data', 'x.csv', '--test-clips', '7'])
     assert config == replace(RECIPES['stmanet'], lr=.5, data='x.csv', test_clips=7)
+    config = cli.parse('train', ['--recipe', 'thetis', '--options', 'parts', '2', 'dropout', '.3'])
+    assert config.options == recipe('thetis').options | dict(parts=2, dropout=.3) and cli.parse('train', ['--recipe', 'thetis']) == recipe('thetis')
     code, out, _ = run(capsys, 'recipes')
     assert code == 0 and all(name in out for name in RECIPES)
     code, out, _ = run(capsys, 'recipes', 'stmanet')

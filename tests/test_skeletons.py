@@ -1,5 +1,6 @@
 "Skeletons: missing joints, the graph, the two networks, files."
-import re
+import json, re
+from pathlib import Path
 
 import numpy as np
 import pytest, torch
@@ -121,6 +122,19 @@ def test_kernel_attention_is_a_mean_of_its_branches():
     torch.nn.init.zeros_(module.score[-1].weight); torch.nn.init.zeros_(module.score[-1].bias)
     assert_close(module(x), sum(parts)/2)
 
+def test_joints_attend_to_joints_in_each_frame_and_head():
+    torch.manual_seed(0)
+    block, x = GraphTransformer(3, 8).double().eval(), randn(2, 3, 5, 15)
+    torch.nn.init.normal_(block.graph)
+    qkv, mixed = block.qkv(x), torch.zeros(2, 8, 5, 15, dtype=torch.double)
+    for n in range(2):
+        for t in range(5):
+            for h in range(4):
+                q, k, v = (qkv[n, 8*i + 2*h:8*i + 2*h + 2, t].T for i in range(3))                    # 15 joints, 2 channels of this head
+                mixed[n, 2*h:2*h + 2, t] = (((q @ k.T/2**.5).softmax(-1) + block.graph[h]) @ v).T
+    assert_close(block(x), (block.norm2(block.time(block.norm(block.out(mixed)).relu())) + block.skip(x)).relu())
+    with pytest.raises(ValueError, match='divisor of after=10, got 4'): fgar.create('gtn', 3, widths=(10,))
+
 @pytest.mark.parametrize('name', ['gtn', 'dgcn'])
 @pytest.mark.parametrize('T', [1, 5, 16])
 def test_networks(name, T):
@@ -141,6 +155,14 @@ def test_learns_two_actions_from_joints(name, tmp_path):
     run = fgar.train(fgar.TrainConfig(model=name, classes=('catch', 'dunk'), clips=32, val_clips=16, difficulty=0., frames=8, size=64, epochs=9, warmup=1., batch=8, optimizer='adamw', lr=4e-3, crop='square',
                                       out=str(tmp_path), quiet=True, tensorboard=False))
     assert run.best > .8
+
+
+def test_folded_solutions_run():
+    cells = json.loads((Path(__file__).parent.parent/'nbs/41a_skeletons.ipynb').read_text())['cells']
+    text = next(t for t in (''.join(c['source']) for c in cells) if '<summary>Solutions' in t)
+    blocks = re.findall(r'```python\n(.*?)```', text, re.S)
+    assert len(blocks) == 1
+    for block in blocks: exec(block, dict(torch=torch, spectral_filter=spectral_filter, modes=skeleton_graph()[1]))
 
 
 # ---- files

@@ -19,7 +19,7 @@ import fgar
 import fgar.train as T
 from fgar.core import ActionModel, Prediction, register
 from fgar.models import frames2d  # noqa: F401  (registers tsn and tsm before ours)
-from fgar.train import MemoryLoader, TrainConfig, load_checkpoint, lr_scale, smoothing
+from fgar.train import MemoryLoader, TrainConfig, listed, load_checkpoint, lr_scale, smoothing, unreadable
 
 torch.set_num_threads(1)      # sums in one order, so that runs can be compared bit for bit
 ROOT = Path(__file__).parents[1]
@@ -297,7 +297,12 @@ class Failing(MemoryLoader):
 def test_unreadable_files_are_counted_and_do_not_stop_the_run(tmp_path, capsys):
     run = fgar.train(config(tmp_path, quiet=False, epochs=1, warmup=0), loaders(cls=Failing))
     assert run.history[0]['failed'] == 4*3 + 8
-    assert '20 files could not be read:\n  clip 0: broken' in capsys.readouterr().out
+    assert 'could not be read, in training and validation: 1\n  clip 0: broken' in capsys.readouterr().out
+
+
+def test_unreadable_files_are_listed_once_each():
+    assert listed([('a/x.mp4', '/data/a/x.mp4: torn'), ('b.mp4', 'no frame')]) == '  /data/a/x.mp4: torn\n  b.mp4: no frame'      # a reason that names the file says it alone
+    assert listed([('x', 'bad')]*23, most=2) == '  x: bad\n  x: bad\n  … and 21 more'
 
 
 # ---- configuration -------------------------------------------------------------
@@ -388,6 +393,8 @@ torch.distributed.init_process_group('gloo')
 for name, cls in (('even', MemoryLoader), ('uneven', Uneven)):
     data = cls(*squares(24), LABELS, 4, train=True, rank=rank, world=world), MemoryLoader(*squares(15, 1), LABELS, 4, rank=rank, world=world)
     fgar.train(config({out!r} + '/two-' + name, batch=4, **{options!r}), data)
+Uneven.failures = [(f'clip {{rank}}', 'torn')]
+assert unreadable([Uneven(*squares(8), LABELS, 4)], world) == [('clip 0', 'torn'), ('clip 1', 'torn')]
 torch.distributed.destroy_process_group()
 '''
 PLAIN = dict(options=dict(body='small', dropout=0., norm='group'), lr=1e-3, momentum=0., crop='centre', flip=False, epochs=1, warmup=0., clip_norm=1., ema=.5)
@@ -440,8 +447,9 @@ def test_folder_of_videos_with_a_broken_one(tmp_path, workers, capfd):
     assert labels == sorted(LABELS) and len(run.history) == 2
     failed = sum(row['failed'] for row in run.history)
     assert failed >= 1 and 'broken.mp4: ' in capfd.readouterr().out
-    with pytest.raises(RuntimeError, match=r'at most 5% .* to be unreadable[^$]*broken.mp4: '):
+    with pytest.raises(RuntimeError, match=r'at most 5% .* to be unreadable[^$]*broken.mp4: ') as e:
         fgar.train(config(tmp_path/'strict', data=str(tmp_path/'data'), batch=4, workers=workers, size=32, epochs=2, warmup=0, max_failed=.05))
+    assert all(line.count('broken.mp4') == 1 for line in str(e.value).splitlines()[1:])
 
 
 def test_data_errors(tmp_path):

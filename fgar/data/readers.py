@@ -301,30 +301,34 @@ def ucf11(
     split:int=0        # 1 to 25: that group of each class is the test; 0: none given
 )->Iterable[dict]:
     "UCF11, also called YouTube action (Liu et al. 2009): 11 classes in 25 groups each."
+    if not 0 <= split <= 25: raise LabelError(f'split: expected 1 to 25, the group of each class that is the test, got {split}')
     for path in sorted(itertools.chain(*labels.tree.videos.values())):
         if found := re.search(r'([^/]+)/(?:v_[^/]+/)?(v_[^/]+_(\d+))_\d+\.\w+$', path):
             yield dict(key=path, label=found[1], group=f'{found[1]}/{found[2]}', split='' if not split else 'test' if int(found[3]) == split else 'train')
 
 # %% ../../nbs/04a_readers.ipynb #4f494cb3
+_LAN = {'diving-side': 4, 'golf-swing-back': 5, 'golf-swing-front': 1, 'kicking-front': 6, 'lifting': 2, 'riding-horse': 4, 'run-side': 4, 'skateboarding-front': 4, 'swing-bench': 6, 'swing-sideangle': 4, 'walk-front': 7}   # clips 001 … n are the test
 _SPORT = re.compile(r'(?:^|.*/)((?:Diving|Golf-Swing|Kicking|Lifting|Riding-Horse|Run|SkateBoarding|Swing|Walk)[^/]*)/(\d+)(?=/|$)', re.I)
 
 def ucf_sports(
-    labels:Labels      # Class-Side/001/reel_frame.avi, or images in place of the video; and, if there is one, testlist.txt with lines Class-Side/001
+    labels:Labels,     # Class-Side/001/reel_frame.avi, or images in place of the video; and, if there is one, testlist.txt with lines Class-Side/001
+    split:int=0        # 1: the 103 and 47 clips of Lan et al. 2011; 0: testlist.txt, or none given
 )->Iterable[dict]:
     "UCF Sports (Rodriguez et al. 2008): 10 classes in 13 folders."
+    if split not in (0, 1): raise LabelError(f'split: expected 1, the clips of Lan et al. 2011, or none, got {split}')
     clips, tree = defaultdict(list), labels.tree
     for path in (*itertools.chain(*tree.videos.values()), *tree.images, *tree.files):
         if found := _SPORT.match(path): clips[found[1], found[2], found[0]].append(path)
-    lists = labels.paths('*test*list*.txt', '*test*split*.txt', need=False)
-    tested = {f'{found[1].lower()}/{int(found[2]):03}' if (found := _SPORT.match(line.replace('\\', '/'))) else line for path in lists for line in labels.lines(path)}
-    if lists: labels.notes.append(f'{lists[0].name} names {len(tested)} test clips; the list of Lan et al. 2011 has 47 of 150')
+    lists = labels.paths('*test*list*.txt', '*test*split*.txt', need=False) if not split else []
+    tested = {f'{folder}/{n:03}' for folder,count in _LAN.items() for n in range(1, count + 1)} if split else {f'{found[1].lower()}/{int(found[2]):03}' if (found := _SPORT.match(line.replace('\\', '/'))) else line for path in lists for line in labels.lines(path)}
+    if lists: labels.notes.append(f'{lists[0].name} names {len(tested)} test clips; the list of Lan et al. 2011 (split 1) has 47 of 150')
     for lost in sorted(tested - {f'{name.lower()}/{int(number):03}' for name,number,_ in clips}): yield dict(key=lost, split='test', reason='not found: only the test list names it')
     for (name, number, folder), paths in sorted(clips.items()):
         best = min(paths, key=lambda p: (os.path.splitext(p)[1].lower() not in VIDEO_ENDINGS, p not in tree.images, p))
         usable = best in tree.images or os.path.splitext(best)[1].lower() in VIDEO_ENDINGS
         shot = min(os.listdir(tree.root/best)) if best in tree.images else best.rpartition('/')[2]
-        yield dict(key=best if usable else folder, label=re.sub('-(Back|Front|Side)$', '', name, flags=re.I), group=shot.rpartition('_')[0] if usable else '',
-                   split='' if not lists else 'test' if f'{name.lower()}/{int(number):03}' in tested else 'train', reason='' if usable else 'not found')
+        yield dict(key=best if usable else folder, label=re.sub('-(Back|Front|Side)$', '', name, flags=re.I), group=shot.rpartition('_')[0] or shot.rpartition('-')[0] if usable else '',
+                   split='' if not (split or lists) else 'test' if f'{name.lower()}/{int(number):03}' in tested else 'train', reason='' if usable else 'not found')
 
 # %% ../../nbs/04a_readers.ipynb #5b0a4178
 _FILES = {'sthv1': (('something-something-v1-train.csv', 'something-something-v1-validation.csv'), ('*v1-labels.csv', '*category*.txt')),
@@ -619,7 +623,7 @@ class DataConfig:
     root:str                          # folder of the data set, as its archives unpack
     out:str = 'manifest.csv'          # CSV to write; what was left out goes to a second one beside it
     annotations:str|None = None       # folder of the label files if they are not below root
-    split:int|None = None             # which of the official splits, counted from 1; ucf11: which group is the test
+    split:int|None = None             # which of the official splits, counted from 1; ucf11: which group is the test; ucf-sports: 1 for the 103 and 47 clips of Lan et al.
     label:str|None = None             # what the label is, where a set gives several: action or sentence, verb or noun, event, club or view …; a wrong word lists them
     around:float|None = None          # seconds on either side, for sets that label moments (spot-…, golfdb, soccernet-ball)
     classes:str|None = None           # mmaction2: file of class names, in the order of their numbers

@@ -31,9 +31,10 @@ def crop_regions(
     "Cut out and resize all regions of all images at once, one bilinear sample per pixel."
     B = check_shape('images', images, 'B C H W', "Clips? rearrange(clip, 'n c t h w -> (n t) c h w')")['B']
     M = check_shape('boxes', boxes, 'B M 4', B=B)['M']
-    owner = torch.arange(B, device=boxes.device, dtype=boxes.dtype).repeat_interleave(M)
-    rois = torch.cat([owner[:, None], boxes.flatten(0, 1)], 1).to(images.dtype)                  # (B·M, 5)
-    return torchvision.ops.roi_align(images, rois, size, sampling_ratio=1, aligned=True)
+    owner = torch.arange(B, device=boxes.device).repeat_interleave(M)
+    exact = torch.promote_types(images.dtype, torch.float32)                                     # bfloat16 cannot count to 257
+    rois = torch.cat([owner[:, None], boxes.flatten(0, 1)], 1).to(exact)                         # (B·M, 5)
+    return torchvision.ops.roi_align(images.to(exact), rois, size, sampling_ratio=1, aligned=True).to(images.dtype)
 
 # %% ../../nbs/40_football_nts.ipynb #0a5a8ae2
 _COUNTS = 6, 6, 9             # scales × ratios of each level, as `anchors` has them
@@ -116,6 +117,11 @@ class SplitNorm(nn.BatchNorm2d):
         super().__init__(old.num_features, old.eps, old.momentum)
         self.weight, self.bias, self.running_mean, self.running_var = old.weight, old.bias, old.running_mean, old.running_var
         self.register_buffer('region_mean', old.running_mean.clone()); self.register_buffer('region_var', old.running_var.clone())
+
+    def _load_from_state_dict(self, state, prefix, *rest):
+        for k in ('mean', 'var'):
+            if f'{prefix}running_{k}' in state: state.setdefault(f'{prefix}region_{k}', state[f'{prefix}running_{k}'])
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def forward(self,
         x:Tensor                       # (B, C, h, w)
@@ -287,9 +293,12 @@ class FootballTwoStream(TwoStream):
         dropout:float=.5,                   # before the classifiers
         norm:str='batch',                   # 'batch' or 'group'
         stack:int=5,                        # flow fields per moment L
-        fusion:tuple[float,float]=(.4, .6)  # weights of RGB and flow
+        fusion:tuple[float,float]=(.4, .6), # weights of RGB and flow
+        ranking:float=1.,                   # weights of the losses, as in `NTSNet`
+        lam:float=1.,
+        mu:float=1.
     ):
-        regions = dict(frames=frames, size=size, body=body, weights=weights, M=M, K=K, threshold=threshold, anchor=anchor, border=border, crop=crop, dropout=dropout, norm=norm)
+        regions = dict(ranking=ranking, lam=lam, mu=mu, frames=frames, size=size, body=body, weights=weights, M=M, K=K, threshold=threshold, anchor=anchor, border=border, crop=crop, dropout=dropout, norm=norm)
         flow = FlowTSN(classes, frames, body, weights, dropout, norm, stack=stack) if check_choice('second', second, ['tsn', 'nts']) == 'tsn' else NTSFlow(classes, stack=stack, **regions)
         super().__init__(NTSNet(classes, **regions), flow, fusion)
 

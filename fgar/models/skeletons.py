@@ -120,6 +120,7 @@ class GraphTransformer(nn.Module):
         heads:int=4         # divides `after`
     ):
         super().__init__()
+        if heads < 1 or after % heads: raise ValueError(f'heads: expected a divisor of after={after}, got {heads}. Choose widths that {heads} divides, or other heads')
         near = skeleton_graph()[0]
         self.heads, self.graph = heads, nn.Parameter(near[[0, 1, 2, 0]].repeat(-(-heads//4), 1, 1)[:heads].clone())
         self.qkv, self.out = nn.Conv2d(before, 3*after, 1), nn.Conv2d(after, after, 1)
