@@ -168,7 +168,8 @@ class TrainConfig:
     def __post_init__(self):
         for name in ('classes', 'milestones', 'scale', 'flip_pairs', 'jitter'):          # JSON knows lists only
             object.__setattr__(self, name, tuple(tuple(x) if isinstance(x, list) else x for x in getattr(self, name)))
-        object.__setattr__(self, 'options', {k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()})
+        plain = lambda v: tuple(v) if isinstance(v, list) else {'true': True, 'false': False}.get(v.lower(), v) if isinstance(v, str) else v      # 'false' is what people type
+        object.__setattr__(self, 'options', {k: plain(v) for k, v in self.options.items()})
         for f in fields(self):
             if getattr(f.type, '__origin__', None) is Literal: check_choice(f.name, getattr(self, f.name), f.type.__args__)
         rules = {'a number of at least 1': (lambda x: x >= 1, 'epochs batch accumulate log_every stride clips val_clips cache_variants test_clips'), 'a number above 0': (lambda x: x > 0, 'lr gamma'),
@@ -687,7 +688,9 @@ def train(
         if config.init and not saved: load_weights(model, read_checkpoint(config.init)['model'], config.init, other_classes=True)
         if config.channels_last:
             for p in model.parameters(): p.data = p.data.contiguous(memory_format={4: torch.channels_last, 5: torch.channels_last_3d}.get(p.ndim, torch.contiguous_format))
-        if config.sync_bn and device.type == 'cuda' and world > 1: model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if config.sync_bn and device.type == 'cuda' and world > 1:
+            if any(k.endswith('region_mean') for k in model.state_dict()): raise ValueError(f'sync_bn: expected False for {config.model}, whose norms keep averages of regions beside those of frames, got True. Use its option norm group')
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         model.train()                                                          # freezes what the model wants frozen
         state = State(model, deepcopy(model) if config.ema else None, make_optimizer(model, config, device), torch.amp.GradScaler(device.type, enabled=dtype == torch.float16))
         if saved: state.load(saved)

@@ -456,3 +456,8 @@ def test_data_errors(tmp_path):
     with pytest.raises((FileNotFoundError, ValueError), match='nowhere'): fgar.train(config(tmp_path, data=str(tmp_path/'nowhere.csv')))
     with pytest.raises(KeyError, match="Did you mean 'tsm'"): fgar.train(config(tmp_path, model='tsmm'))
     assert list(tmp_path.iterdir()) == []
+
+def test_options_as_typed_and_as_json_has_them():
+    assert TrainConfig(options=dict(residual='false', gate='True', space='none', widths=[8, 16])).options == dict(residual=False, gate=True, space='none', widths=(8, 16))
+    model = T.build_model(TrainConfig(model='mhssa-rgb', options=dict(body='small', residual='false'), frames=2, size=48), ['a', 'b'])
+    assert model.options['residual'] is False

@@ -211,7 +211,7 @@ class BasketballTwoStream(TwoStream):
         super().__init__(SpatialStream(classes, body, space, residual, pool, weights, freeze_bn, dropout),
                          TemporalStream(classes, body, stack, time, heads, width, bias, position, limit, scaling, directions, weights, freeze_bn, dropout), fusion)
 
-@register('mhssa-compressed', paper='Yan 2024, MHSSA, two streams on I frames and motion vectors', inputs=('rgb', 'flow'), frames=24, size=224)
+@register('mhssa-compressed', paper='Yan 2024, MHSSA, two streams on decoded frames and motion vectors', inputs=('rgb', 'flow'), frames=24, size=224)
 class BasketballCompressed(BasketballTwoStream):
     "`BasketballTwoStream` on the motion vectors of the compressed file (Yan 2024, Fig. 2)."
     flow_source = 'compressed'

@@ -120,7 +120,7 @@ class SplitNorm(nn.BatchNorm2d):
 
     def _load_from_state_dict(self, state, prefix, *rest):
         for k in ('mean', 'var'):
-            if f'{prefix}running_{k}' in state: state.setdefault(f'{prefix}region_{k}', state[f'{prefix}running_{k}'])
+            if f'{prefix}running_{k}' in state: state.setdefault(f'{prefix}region_{k}', state[f'{prefix}running_{k}'].clone())
         super()._load_from_state_dict(state, prefix, *rest)
 
     def forward(self,
