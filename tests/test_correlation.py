@@ -1,5 +1,5 @@
 "Correlation: every form against the definition, over sizes, radii, dtypes, layouts and bad input."
-import os, subprocess, sys
+import base64, json, os, re, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -280,3 +280,12 @@ def test_meta_counts_the_definition():
     assert out.shape == (2, 2, 4, 5, 6, 7)
     assert counter.get_total_flops()/2 == 2*(5 + 3)*25*16*42 + 2*2*5*25*4*42
     assert correlate(x[:, :, 0], x[:, :, 1], 2).shape == (2, 5, 5, 6, 7)
+
+
+@pytest.mark.parametrize('chapter', ['13_correlation'])
+def test_explorers_hold_their_data(chapter):
+    "What a page's script decodes is whole: a name that is replaced in the page must not hit the data."
+    cells = json.loads((ROOT/f'nbs/{chapter}.ipynb').read_text())['cells']
+    pages = [page for c in cells for o in c.get('outputs', []) if '<canvas' in (page := ''.join(o.get('data', {}).get('text/html', '')))]
+    data = [text for page in pages for text in re.findall(r'bytes\("([^"]*)"\)', page)]
+    assert len(data) == 2 and all(base64.b64decode(text, validate=True) for text in data)
