@@ -114,7 +114,7 @@ class TrainConfig:
     model:str = 'tsm'                       # registered system, as listed by fgar.models()
     data:str = 'court26'                    # court26 (rendered in memory), a manifest CSV, or a folder with one folder per class
     out:str = 'run'                         # folder for checkpoints, history and config
-    options:dict[str,int|float|bool|str] = field(default_factory=dict)  # the model's own options, such as body small
+    options:dict[str,int|float|bool|None|str] = field(default_factory=dict)  # the model's own options, such as body small
     frames:int|None = None                  # frames per clip T; None for what the model was made for
     size:int|None = None                    # height and width of a clip, px; None for what the model was made for
     classes:tuple[str,...] = ()             # labels to use; all if empty

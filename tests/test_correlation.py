@@ -282,7 +282,7 @@ def test_meta_counts_the_definition():
     assert correlate(x[:, :, 0], x[:, :, 1], 2).shape == (2, 5, 5, 6, 7)
 
 
-@pytest.mark.parametrize('chapter', ['13_correlation'])
+@pytest.mark.parametrize('chapter', ['13_correlation', '43_fstfl'])
 def test_explorers_hold_their_data(chapter):
     "What a page's script decodes is whole: a name that is replaced in the page must not hit the data."
     cells = json.loads((ROOT/f'nbs/{chapter}.ipynb').read_text())['cells']

@@ -123,7 +123,7 @@ class STMANet(ActionModel):
         for name, weight in (('space_weight', space_weight), ('time_weight', time_weight)):
             if isinstance(weight, bool) or not isinstance(weight, int|float) or not 0 <= weight < math.inf:
                 raise ValueError(f'{name}: expected a number of at least 0, got {weight!r}. A negative weight would reward maps that are alike; 0 switches the loss off')
-        if isinstance(levels, int|str): levels = tuple(int(i) for i in str(levels).split(',') if i.strip().isdigit())
+        if isinstance(levels, int|str): levels = tuple(int(i) if i.strip().isdigit() else i for i in str(levels).split(','))
         if not levels or not set(levels) <= {2, 3, 4, 5} or len(set(levels)) < len(levels): raise ValueError(f'levels: expected different stages out of 2, 3, 4, 5, got {levels}')
         self.space_weight, self.time_weight, self.levels, self.feed, self.pool, self.keep_maps = space_weight, time_weight, levels, feed, check_choice('pool', pool, ['max', 'mean']), False
         self.body = ResNet3D(classes, body, weights=weights)
