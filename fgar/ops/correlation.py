@@ -99,9 +99,9 @@ def _cells(tile:tuple[int,int], band:tuple[int,int], lead:tuple[int,int], radius
     qy, qx = (lead[0] + y + d[:,None])[:,None,:,None], (lead[1] + x + d[:,None])[:,None,:]       # dy 1 y 1, dx 1 x
     inside = (qy >= 0) & (qy < band[0]) & (qx >= 0) & (qx < band[1])                             # dy dx y x
     cell = (y[:,None]*tile[1] + x)*band[0]*band[1] + qy*band[1] + qx
-    back = torch.full((tile[0]*tile[1]*band[0]*band[1],), inside.numel(), device=device)
-    back[cell[inside]] = inside.flatten().nonzero().squeeze(1)
-    return torch.where(inside, cell, 0).flatten().int(), ~inside.flatten(), back.int()
+    cells, inside, elements = tile[0]*tile[1]*band[0]*band[1], inside.flatten(), torch.arange(inside.numel(), device=device)
+    back = torch.full((cells + 1,), inside.numel(), device=device).index_copy_(0, torch.where(inside, cell.flatten(), cells), elements)[:-1]   # what is outside goes to a cell that is cut off
+    return torch.where(inside, cell.flatten(), 0).int(), ~inside, back.int()
 
 def _windows(a:Tensor, b:Tensor, cells:tuple[Tensor,...])->Tensor:
     "Product of a tile (m, C, y, x) and its band, as windows (m, (2r+1)², positions)."
