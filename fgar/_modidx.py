@@ -357,6 +357,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'fgar.evaluate.pick_flow': ('evaluation.html#pick_flow', 'fgar/evaluate.py'),
                                'fgar.evaluate.predict': ('evaluation.html#predict', 'fgar/evaluate.py'),
                                'fgar.evaluate.score_loader': ('evaluation.html#score_loader', 'fgar/evaluate.py'),
+                               'fgar.evaluate.score_videos': ('evaluation.html#score_videos', 'fgar/evaluate.py'),
+                               'fgar.evaluate.segment_rows': ('evaluation.html#segment_rows', 'fgar/evaluate.py'),
                                'fgar.evaluate.view_scores': ('evaluation.html#view_scores', 'fgar/evaluate.py'),
                                'fgar.evaluate.window_times': ('evaluation.html#window_times', 'fgar/evaluate.py'),
                                'fgar.evaluate.write_overlay': ('evaluation.html#write_overlay', 'fgar/evaluate.py'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['view_scores', 'score_loader', 'Evaluation', 'EvaluateConfig', 'choose_rows', 'open_videos', 'pick_flow',
-           'computed_flow', 'evaluate', 'Window', 'window_times', 'predict', 'caption', 'write_overlay', 'write_report',
-           'close_figures']
+           'computed_flow', 'segment_rows', 'score_videos', 'evaluate', 'Window', 'window_times', 'predict', 'caption',
+           'write_overlay', 'write_report', 'close_figures']
 
 # %% ../nbs/51_evaluation.ipynb #e4ca9df2
 import base64, html, io, json, math
@@ -28,7 +28,8 @@ from .core import ActionModel, atomic_write, callable_module, pick_device, pick_
 from .data.augment import Augment, Draw, fixed_boxes
 from .data.datasets import Loader, Manifest, VideoDataset
 from .data.streams import model_inputs
-from .data.video import VideoError, iter_frames, probe, write_video
+from .data.clips import clip_windows
+from .data.video import VideoError, frame_numbers, frame_times, iter_frames, probe, write_video
 from .models.skeletons import FILES, skeleton_loader, skeleton_seconds
 from .ops.flow import BACKENDS
 from .synthetic import CLASSES, COARSE
@@ -149,7 +150,7 @@ class EvaluateConfig:
     checkpoint:str            # checkpoint that training wrote, such as run/best.pt
     data:str = ''             # manifest CSV, a folder with one folder per class, or court26; empty for the data it was trained on
     split:str = ''            # rows of the manifest to use, or all; empty for test, or the only split there is, or val
-    clips:int|None = None     # clips per video; None for what the checkpoint was made for
+    clips:int|None = None     # clips per video; 0 for all segments end to end (dense sampling); None for what the checkpoint was made for
     crops:int|None = None     # crops per frame: 1 (centre) or 3 (along the long side); None for what the checkpoint was made for
     unknown:Literal['error','skip'] = 'error'  # clips with a label that the checkpoint does not know: stop, or leave them out and say how many
     flow:str = ''             # systems that see motion: where it comes from, as for training; empty as in training, but computed (tvl1) where that was a folder of flow files
@@ -214,6 +215,45 @@ def computed_flow(
     source = pick_flow(checkpoint, flow)
     return source if source in BACKENDS else 'tvl1'
 
+def segment_rows(
+    manifest:Manifest,       # rows to cut
+    checkpoint:Checkpoint    # how long its clips are
+)->tuple[Manifest,Tensor]:   # one row per segment, and (segments,) the row of `manifest` that it is a part of
+    "Cut videos into touching segments of one clip each; the last one ends with the video. What cannot be read stays one row."
+    c, model, times, owner = checkpoint.config, checkpoint.model, [], []
+    if c.sampling != 'dense': raise ValueError(f"clips: expected at least 1 with sampling={c.sampling!r}, got 0. Only clips of consecutive frames (sampling='dense') are segments of a video")
+    stack = model.stack if 'flow' in model.spec.inputs else 0
+    for row, span in enumerate(manifest.rows[['start', 'end']].itertuples(index=False, name=None)):
+        cuts, path = [span], manifest.path(row)
+        try:
+            shown, seconds = frame_numbers(path, *(None if math.isnan(x) else x for x in span)), frame_times(path)
+            windows = clip_windows(max(len(shown) - stack, 1), model.options['frames'], c.stride, step=model.options['frames']*c.stride) if len(shown) else ()
+            if len(windows) > 1: cuts = [(seconds[a], seconds[b + 1] if b + 1 < len(seconds) else math.nan) for a, b in zip(shown[windows[:, 0]], shown[windows[:, -1] + stack])]
+        except (VideoError, OSError): pass                                # the loader will meet it again, and name it
+        times += cuts; owner += [row]*len(cuts)
+    owner = torch.tensor(owner)
+    rows = manifest.rows.iloc[owner.tolist()].reset_index(drop=True)
+    return Manifest(rows.assign(start=[a for a, _ in times], end=[b for _, b in times]), manifest.folder, manifest.labels), owner
+
+def score_videos(
+    manifest:Manifest,            # rows to score
+    checkpoint:Checkpoint,        # what scores them
+    clips:int=1,                  # clips per video; 0 for all segments
+    crops:int=1,                  # crops per frame, 1 or 3
+    batch:int=16,                 # videos per step; with clips = 0, segments
+    workers:int=2,                # decoding processes
+    flow:str='',                  # where flow comes from, as in `EvaluateConfig`
+    precision:torch.dtype=None,   # autocast dtype; None for float32
+    progress:bool=True            # show a progress bar
+)->tuple[Tensor,Tensor,list]:     # scores (M, K), row numbers (M,), failed [(name, reason)]
+    "Score videos; a video of several clips or segments by their mean."
+    rows, owner = (manifest, None) if clips else segment_rows(manifest, checkpoint)
+    loader = open_videos(rows, checkpoint, clips or 1, batch, workers, flow)
+    scores, _, index, failed = score_loader(checkpoint.model, loader, checkpoint.model.options['size'], crops, precision, progress, computed_flow(checkpoint, flow))
+    if owner is None: return scores, index, failed
+    video, part = owner[index].unique(return_inverse=True)
+    return scores.new_zeros(len(video), scores.shape[1]).index_add_(0, part, scores)/part.bincount()[:, None], video, failed
+
 def evaluate(
     config:EvaluateConfig   # which checkpoint on which data
 )->Evaluation:
@@ -221,20 +261,21 @@ def evaluate(
     device = pick_device(config.device)
     checkpoint = load_checkpoint(config.checkpoint, device)
     model, labels, data = checkpoint.model, checkpoint.labels, config.data or checkpoint.config.data
-    clips, crops = config.clips or checkpoint.config.test_clips, config.crops or checkpoint.config.test_crops
-    coarse, unknown = checkpoint.coarse, 0
+    clips, crops = checkpoint.config.test_clips if config.clips is None else config.clips, config.crops or checkpoint.config.test_crops
+    coarse, unknown, precision = checkpoint.coarse, 0, pick_precision(config.precision, device)
     if data == 'court26':
         c = replace(checkpoint.config, frames=model.options['frames'], size=model.options['size'], batch=config.batch, flow=pick_flow(checkpoint, config.flow), quiet=config.quiet)
-        loader, source = court26_loader(config.split or 'test', config.count, c, labels, model.spec.inputs, model.stack, device), f"court26, {config.split or 'test'}"
+        rows, source = court26_loader(config.split or 'test', config.count, c, labels, model.spec.inputs, model.stack, device), f"court26, {config.split or 'test'}"
+        scores, target, index, failed = score_loader(model, rows, model.options['size'], crops, precision, not config.quiet, computed_flow(checkpoint, config.flow))
     else:
         manifest = Manifest.from_folder(data) if Path(data).is_dir() else Manifest.read(data)
         coarse = coarse | coarse_of(manifest.rows)
-        manifest, source, unknown = choose_rows(manifest, config.split, labels, config.unknown)
-        loader = open_videos(manifest, checkpoint, clips, config.batch, config.workers, config.flow)
-    scores, target, index, failed = score_loader(model, loader, model.options['size'], crops, pick_precision(config.precision, device), not config.quiet, computed_flow(checkpoint, config.flow))
+        rows, source, unknown = choose_rows(manifest, config.split, labels, config.unknown)
+        scores, index, failed = score_videos(rows, checkpoint, clips, crops, config.batch, config.workers, config.flow, precision, not config.quiet)
+        target = rows.targets[index]
     if not coarse and set(labels) <= set(CLASSES): coarse = dict(zip(CLASSES, COARSE))
     groups = [coarse.get(name, name) for name in labels] if coarse else None                  # a label without a coarse class is one of its own
-    result = Evaluation(scores, target, [loader.name(i) for i in index.tolist()], labels, failed, groups, f"{source}; {clips} clip{'s'[:clips > 1]} × {crops} crop{'s'[:crops > 1]}", unknown)
+    result = Evaluation(scores, target, [rows.name(i) for i in index.tolist()], labels, failed, groups, f"{source}; {clips or 'all'} {'clip' if clips else 'segment'}{'s'[:clips != 1]} × {crops} crop{'s'[:crops > 1]}", unknown)
     if config.out:
         result.write(config.out)
         parts = result.page()
@@ -273,7 +314,7 @@ def predict(
     window:float=None,                  # length of a window, s; None for the mean length of the training clips
     step:float=None,                    # from one window to the next, s; None for half a window
     top:int=5,                          # how many labels to rank; 0 for all
-    clips:int=None,                     # clips per window; None for what the checkpoint was made for
+    clips:int=None,                     # clips per window; 0 for all segments end to end (dense sampling); None for what the checkpoint was made for
     crops:int=None,                     # crops per frame: 1 or 3; None for what the checkpoint was made for
     overlay:str|Path=None,              # video file to write, with the ranking drawn on it
     batch:int=8,                        # windows per step
@@ -284,14 +325,12 @@ def predict(
     duration = skeleton_seconds(path) if Path(path).suffix.lower() in FILES else probe(path).duration
     if not isinstance(checkpoint, Checkpoint): checkpoint = load_checkpoint(checkpoint, pick_device(device))
     model, labels = checkpoint.model, checkpoint.labels
-    clips, crops = clips or checkpoint.config.test_clips, crops or checkpoint.config.test_crops
+    clips, crops = checkpoint.config.test_clips if clips is None else clips, crops or checkpoint.config.test_crops
     window = window or (duration if math.isnan(checkpoint.seconds) else checkpoint.seconds)
     times = window_times(duration, window, step or window/2)
     whole = len(times) == 1
     rows = pd.DataFrame([dict(path=str(Path(path).resolve()), label=labels[0], start='' if whole else a, end='' if whole else b) for a,b in times])
-    loader = open_videos(Manifest(rows, labels=labels), checkpoint, clips, batch, workers=0)
-    place = next(model.parameters()).device
-    scores, _, index, failed = score_loader(model, loader, model.options['size'], crops, pick_precision('auto', place), progress, computed_flow(checkpoint))
+    scores, index, failed = score_videos(Manifest(rows, labels=labels), checkpoint, clips, crops, batch, 0, '', pick_precision('auto', next(model.parameters()).device), progress)
     if failed: raise VideoError(f'{failed[0][0]}: {failed[0][1]}')
     best = scores.topk(min(top or len(labels), len(labels)))
     found = [Window(*times[i], [labels[k] for k in best.indices[j]], best.values[j].tolist()) for j,i in enumerate(index.tolist())]

@@ -150,7 +150,7 @@ class TrainConfig:
     balanced:bool = False                   # files: each class equally often
     train_split:str = 'train'               # files: split to train on
     val_split:str = 'val'                   # files: split to validate on
-    test_clips:int = 1                      # clips per video that fgar evaluate and fgar predict average, unless told otherwise
+    test_clips:int = 1                      # clips per video that fgar evaluate and fgar predict average, unless told otherwise; 0 for all segments end to end
     test_crops:int = 1                      # crops per frame of theirs: 1 (centre) or 3 (along the long side)
     clips:int = 1040                        # court26: training clips
     val_clips:int = 260                     # court26: validation clips
@@ -172,8 +172,8 @@ class TrainConfig:
         object.__setattr__(self, 'options', {k: plain(v) for k, v in self.options.items()})
         for f in fields(self):
             if getattr(f.type, '__origin__', None) is Literal: check_choice(f.name, getattr(self, f.name), f.type.__args__)
-        rules = {'a number of at least 1': (lambda x: x >= 1, 'epochs batch accumulate log_every stride clips val_clips cache_variants test_clips'), 'a number above 0': (lambda x: x > 0, 'lr gamma'),
-                 'a number of at least 0': (lambda x: x >= 0, 'weight_decay warmup clip_norm save_every workers difficulty'),
+        rules = {'a number of at least 1': (lambda x: x >= 1, 'epochs batch accumulate log_every stride clips val_clips cache_variants'), 'a number above 0': (lambda x: x > 0, 'lr gamma'),
+                 'a number of at least 0': (lambda x: x >= 0, 'weight_decay warmup clip_norm save_every workers difficulty test_clips'),
                  'a number from 0 up to, but not, 1': (lambda x: 0 <= x < 1, 'momentum label_smoothing ema'), 'a number from 0 to 1': (lambda x: 0 <= x <= 1, 'max_failed')}
         for expected, (holds, names) in rules.items():
             for name in names.split():

@@ -9,7 +9,9 @@ from torch.testing import assert_close
 
 import fgar
 from fgar.data.video import VideoError, probe, read_frames, write_video
-from fgar.evaluate import EvaluateConfig, Evaluation, Window, evaluate, predict, view_scores, window_times, write_overlay, write_report
+from fgar.data.clips import clip_windows
+from fgar.data.datasets import Manifest
+from fgar.evaluate import EvaluateConfig, Evaluation, Window, evaluate, predict, score_videos, view_scores, window_times, write_overlay, write_report
 from fgar.train import load_checkpoint
 
 @pytest.fixture(scope='module')
@@ -29,6 +31,39 @@ def test_views_average(tiny_run, clips, crops):
     result = evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), str(tiny_run/'data/manifest.csv'), clips=clips, crops=crops, workers=0, quiet=True))
     assert_close(result.scores.sum(1), torch.ones(6))
     assert len(result.target) == 6
+
+@pytest.fixture(scope='module')
+def long_videos(tmp_path_factory, checkpoint):
+    "Three videos of 45, 5 and 30 frames, one stretch of a video, and a checkpoint of dense clips that span 8 frames."
+    from dataclasses import replace
+    folder = tmp_path_factory.mktemp('long')
+    for name, count in dict(long=45, short=5, middle=30).items():
+        write_video(folder/f'{name}.mp4', torch.randint(0, 255, (count, 48, 48, 3), generator=torch.Generator().manual_seed(count), dtype=torch.uint8), fps=10)
+    (folder/'broken.mp4').write_bytes(b'no video')
+    rows = pd.DataFrame([('long.mp4', '', ''), ('short.mp4', '', ''), ('middle.mp4', '', ''), ('broken.mp4', '', ''), ('long.mp4', '1', '3.1')], columns=['path', 'start', 'end'])
+    return Manifest(rows.assign(label=checkpoint.labels[1]), folder, checkpoint.labels), checkpoint._replace(config=replace(checkpoint.config, sampling='dense', stride=2))
+
+def test_all_segments_are_scored_and_averaged(long_videos):
+    manifest, dense = long_videos
+    scores, index, failed = score_videos(manifest, dense, clips=0, batch=3, workers=0, progress=False)
+    assert index.tolist() == [0, 1, 2, 4] and len(failed) == 1 and 'broken.mp4' in failed[0][0]
+    for row, found in zip(index.tolist(), scores):
+        frames = read_frames(manifest.path(row), size=round(32*8/7))[slice(10, 31) if row == 4 else slice(None)]
+        windows = clip_windows(len(frames), 4, 2, step=8)
+        assert len(windows) == {0: 6, 1: 1, 2: 4, 4: 3}[row]                       # the last one ends with the video
+        assert_close(view_scores(dense.model, frames[windows], 32).mean(0), found)
+
+def test_all_segments_of_each_window_of_a_prediction(long_videos):
+    manifest, dense = long_videos
+    found = predict(manifest.path(0), dense, window=1.6, step=1.6, clips=0, top=0)
+    frames = read_frames(manifest.path(0), size=round(32*8/7))
+    assert [(round(w.start, 3), round(w.end, 3)) for w in found] == [(0, 1.6), (1.6, 3.2), (2.9, 4.5)]
+    wanted = view_scores(dense.model, frames[:16][clip_windows(16, 4, 2, step=8)], 32).mean(0)
+    assert_close(torch.tensor(found[0].scores), wanted.sort(descending=True).values)
+
+def test_segments_need_dense_clips(tiny_run):
+    with pytest.raises(ValueError, match="clips: expected at least 1 with sampling='segments', got 0"):
+        evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), str(tiny_run/'data/manifest.csv'), clips=0, workers=0, quiet=True))
 
 def test_a_bad_file_is_listed_and_the_rest_is_scored(tiny_run, tmp_path):
     shutil.copytree(tiny_run/'data', tmp_path/'data')
