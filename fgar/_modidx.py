@@ -370,6 +370,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'fgar.explore.Analysis.layer': ('explore.html#analysis.layer', 'fgar/explore.py'),
                               'fgar.explore.Explorer': ('explore.html#explorer', 'fgar/explore.py'),
                               'fgar.explore.Explorer.__init__': ('explore.html#explorer.__init__', 'fgar/explore.py'),
+                              'fgar.explore.Explorer._at': ('explore.html#explorer._at', 'fgar/explore.py'),
                               'fgar.explore.Explorer._keep': ('explore.html#explorer._keep', 'fgar/explore.py'),
                               'fgar.explore.Explorer._layered': ('explore.html#explorer._layered', 'fgar/explore.py'),
                               'fgar.explore.Explorer._placed': ('explore.html#explorer._placed', 'fgar/explore.py'),
