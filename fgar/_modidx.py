@@ -441,6 +441,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'fgar.export._Logits.forward': ('export.html#_logits.forward', 'fgar/export.py'),
                              'fgar.export._about': ('export.html#_about', 'fgar/export.py'),
                              'fgar.export._attention': ('export.html#_attention', 'fgar/export.py'),
+                             'fgar.export._evaluating': ('export.html#_evaluating', 'fgar/export.py'),
                              'fgar.export._explained': ('export.html#_explained', 'fgar/export.py'),
                              'fgar.export._need': ('export.html#_need', 'fgar/export.py'),
                              'fgar.export._opened': ('export.html#_opened', 'fgar/export.py'),
