@@ -39,17 +39,19 @@ def compare(
     candidates:dict[str,Callable],   # name -> function without arguments; the first is ours
     rounds:int=5,                    # how often each is timed, at least 1
     device:str|torch.device='cpu',   # a CUDA device is waited for around each call
-    memory:bool=False                # also the most memory that a call holds, MiB
+    memory:bool=False,               # also the most memory that a call holds, MiB
+    wall:bool=False                  # time by the clock on the wall in any case: for work that other processes do
 )->pd.DataFrame:                     # one row per candidate: median ms, spread, how many times as long as ours
-    "Time functions in turn, in one process."
+    "Time functions in turn, in one process: processor time of one CPU thread, which other programs do not lengthen; wall time on a GPU and of several threads."
     if rounds < 1: raise ValueError(f'rounds: expected at least 1, got {rounds}')
-    wait = (lambda: torch.cuda.synchronize(device)) if torch.device(device).type == 'cuda' else lambda: None
+    gpu = torch.device(device).type == 'cuda'
+    wait, clock = (lambda: torch.cuda.synchronize(device)) if gpu else lambda: None, time.perf_counter if wall or gpu or torch.get_num_threads() > 1 else time.process_time
     for f in candidates.values(): f()
     found = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, f in candidates.items():
-            wait(); begun = time.perf_counter(); f(); wait()
-            found[name].append(1000*(time.perf_counter() - begun))
+            wait(); begun = clock(); f(); wait()
+            found[name].append(1000*(clock() - begun))
     middle = {name: median(x) for name, x in found.items()}
     ours = next(iter(middle.values()))
     return pd.DataFrame([dict(what=name, ms=middle[name], fastest=min(x), slowest=max(x), ratio=middle[name]/ours, **({'MiB': peak_memory(candidates[name], device)} if memory else {})) for name, x in found.items()])
@@ -206,7 +208,7 @@ def bench_loader(
         ours = Loader(VideoDataset(manifest, 8, size=64), 4, workers=workers)
         plain = {name: torch.utils.data.DataLoader(_Plain(paths, decode, (64, 85)), 4, num_workers=workers) for name, decode in (('DataLoader, decode all with PyAV', _decode_all), ('DataLoader, decode all with OpenCV', _decode_opencv))
                  if 'OpenCV' not in name or importlib.util.find_spec('cv2')}
-        return compare({'fgar Loader': lambda: [b['frames'].shape for b in ours.epoch(0)]} | {name: lambda x=x: [b[0].shape for b in x] for name, x in plain.items()}, rounds)
+        return compare({'fgar Loader': lambda: [b['frames'].shape for b in ours.epoch(0)]} | {name: lambda x=x: [b[0].shape for b in x] for name, x in plain.items()}, rounds, wall=workers > 0)
 
 # %% ../nbs/64_speed.ipynb #40123463
 STEP_BODIES = {'nts': 'small', 'mhssa': 'small', 'deepfusion': 'small', 'fstfl': 'resnet18', 'stmanet': 'resnet18', 'gsf': 'resnet18', 'resnet3d50': 'resnet18'}     # those that a CPU can do

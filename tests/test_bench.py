@@ -19,7 +19,7 @@ def test_compare_takes_turns():
 
 def test_compare_gives_the_median_of_even_and_odd_rounds(monkeypatch):
     now = [0.]
-    monkeypatch.setattr(bench, 'time', SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(bench, 'time', SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0]))
     def theirs(): now[0] += .009
     def ours(): now[0] += next(lengths)/1000
     for rounds, wanted in ((4, 4), (3, 3)):
@@ -27,6 +27,16 @@ def test_compare_gives_the_median_of_even_and_odd_rounds(monkeypatch):
         table = compare({'ours': ours, 'theirs': theirs}, rounds)
         assert [*table.ms, *table.ratio] == pytest.approx([wanted, 9, 1, 9/wanted])
         assert table.slowest[0] == pytest.approx(11 if rounds == 4 else 5)
+
+
+@pytest.mark.parametrize('threads, device, wall, processor', [(1, 'cpu', False, True), (2, 'cpu', False, False), (1, 'cuda', False, False), (1, 'cpu', True, False)])
+def test_time_of_the_processor_where_it_is_what_counts(threads, device, wall, processor, monkeypatch):
+    "Another program that takes the CPU makes the clock on the wall run on, not that of the process."
+    asked = []
+    monkeypatch.setattr(bench, 'time', SimpleNamespace(perf_counter=lambda: asked.append('wall') or 0., process_time=lambda: asked.append('processor') or 0.))
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: threads); monkeypatch.setattr(torch.cuda, 'synchronize', lambda device: None)
+    with pytest.raises(ZeroDivisionError): compare({'a': lambda: None}, 1, device, wall=wall)                    # nothing took any time
+    assert set(asked) == {'processor' if processor else 'wall'}
 
 
 @pytest.mark.parametrize('device, waits', [('cpu', []), ('cuda', ['cuda']*8), ('cuda:1', ['cuda:1']*8), (torch.device('cuda', 1), [torch.device('cuda', 1)]*8)])
