@@ -8,6 +8,7 @@ __all__ = ['STEP_BODIES', 'BENCHMARKS', 'peak_memory', 'compare', 'bench_correla
 
 # %% ../nbs/64_speed.ipynb #62ba2942
 import importlib.util, inspect, os, tempfile, time
+from statistics import median
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
@@ -16,19 +17,19 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from .core import check_choice, generator
+from .core import check_choice, generator, pick_device
 
 # %% ../nbs/64_speed.ipynb #bd920e53
 def peak_memory(
-    f:Callable,        # function without arguments
-    device:str='cpu'   # 'cuda' asks the GPU's allocator
-)->float:              # MiB
+    f:Callable,                     # function without arguments
+    device:str|torch.device='cpu'   # a CUDA device asks its allocator
+)->float:                           # MiB
     "The most memory that a call holds at one time, above what was held before it."
-    if device == 'cuda':
-        torch.cuda.synchronize(); torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        f(); torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before)/2**20
+    if torch.device(device).type == 'cuda':
+        torch.cuda.synchronize(device); torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        f(); torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before)/2**20
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')           # the profiler says hello otherwise
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile: f()
     taken = sorted((e for e in profile.profiler.kineto_results.events() if e.name() == '[memory]'), key=lambda e: e.start_ns())
@@ -36,21 +37,24 @@ def peak_memory(
 
 def compare(
     candidates:dict[str,Callable],   # name -> function without arguments; the first is ours
-    rounds:int=5,                    # how often each is timed
-    device:str='cpu',                # 'cuda' waits for the GPU around each call
-    memory:bool=False                # also the most memory that a call holds, MiB
+    rounds:int=5,                    # how often each is timed, at least 1
+    device:str|torch.device='cpu',   # a CUDA device is waited for around each call
+    memory:bool=False,               # also the most memory that a call holds, MiB
+    wall:bool=False                  # time by the clock on the wall in any case: for work that other processes do
 )->pd.DataFrame:                     # one row per candidate: median ms, spread, how many times as long as ours
-    "Time functions in turn, in one process."
-    wait = torch.cuda.synchronize if device == 'cuda' else lambda: None
+    "Time functions in turn, in one process: processor time of one CPU thread, which other programs do not lengthen; wall time on a GPU and of several threads."
+    if rounds < 1: raise ValueError(f'rounds: expected at least 1, got {rounds}')
+    gpu = torch.device(device).type == 'cuda'
+    wait, clock = (lambda: torch.cuda.synchronize(device)) if gpu else lambda: None, time.perf_counter if wall or gpu or torch.get_num_threads() > 1 else time.process_time
     for f in candidates.values(): f()
     found = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, f in candidates.items():
-            wait(); begun = time.perf_counter(); f(); wait()
-            found[name].append(1000*(time.perf_counter() - begun))
-    median = {name: sorted(x)[len(x)//2] for name, x in found.items()}
-    ours = next(iter(median.values()))
-    return pd.DataFrame([dict(what=name, ms=median[name], fastest=min(x), slowest=max(x), ratio=median[name]/ours, **({'MiB': peak_memory(candidates[name], device)} if memory else {})) for name, x in found.items()])
+            wait(); begun = clock(); f(); wait()
+            found[name].append(1000*(clock() - begun))
+    middle = {name: median(x) for name, x in found.items()}
+    ours = next(iter(middle.values()))
+    return pd.DataFrame([dict(what=name, ms=middle[name], fastest=min(x), slowest=max(x), ratio=middle[name]/ours, **({'MiB': peak_memory(candidates[name], device)} if memory else {})) for name, x in found.items()])
 
 # %% ../nbs/64_speed.ipynb #375d6641
 def bench_correlation(
@@ -97,8 +101,9 @@ def bench_flow(
         cv2 = importlib.import_module('cv2')      # a yardstick where it is installed, never needed
         cv2.setNumThreads(1)
         x, y = ((t[0, 0].cpu()*255).byte().numpy() for t in (a, b))
-        if hasattr(cv2, 'optflow'): candidates['OpenCV TV-L1'] = lambda t=cv2.optflow.createOptFlow_DualTVL1(): t.calc(x, y, None)
-        candidates |= {'OpenCV Farnebäck': lambda: cv2.calcOpticalFlowFarneback(x, y, None, .5, 3, 15, 3, 5, 1.2, 0), 'OpenCV DIS': lambda d=cv2.DISOpticalFlow_create(): d.calc(x, y, None)}
+        where = '' if a.device.type == 'cpu' else ', on the CPU'
+        if hasattr(cv2, 'optflow'): candidates[f'OpenCV TV-L1{where}'] = lambda t=cv2.optflow.createOptFlow_DualTVL1(): t.calc(x, y, None)
+        candidates |= {f'OpenCV Farnebäck{where}': lambda: cv2.calcOpticalFlowFarneback(x, y, None, .5, 3, 15, 3, 5, 1.2, 0), f'OpenCV DIS{where}': lambda d=cv2.DISOpticalFlow_create(): d.calc(x, y, None)}
     return compare(candidates, rounds, device)
 
 # %% ../nbs/64_speed.ipynb #73a74c2e
@@ -118,11 +123,11 @@ def bench_nms(
     scores = torch.rand(images, count, generator=g).to(device)
     group = torch.arange(images, device=device).repeat_interleave(count)
     return compare({'fgar nms, one call, 6 kept': lambda: nms(boxes, scores, .25, max_keep=6), 'torchvision nms, image by image': lambda: [their_nms(b, s, .25)[:6] for b, s in zip(boxes, scores)],
-                    'torchvision batched_nms': lambda: batched_nms(boxes.flatten(0, 1), scores.flatten(), group, .25)}, rounds, device)
+                    'torchvision batched_nms': lambda: batched_nms(boxes.flatten(0, 1), scores.flatten(), group, .25), 'fgar nms, one call, all kept': lambda: nms(boxes, scores, .25)}, rounds, device)
 
 # %% ../nbs/64_speed.ipynb #ed52d129
 def bench_decode(
-    device:str='cpu',
+    device:str='cpu',       # files are read by the CPU, whatever this says
     rounds:int=5,
     path:str|None=None      # a video file; None writes one of 300 frames, 340×256, a keyframe every 60
 )->pd.DataFrame:
@@ -187,7 +192,7 @@ def _decode_opencv(path):
     return torch.stack(frames)
 
 def bench_loader(
-    device:str='cpu',
+    device:str='cpu',         # files are read by the CPU, whatever this says
     rounds:int=3,
     videos:int=8,
     frames:int=120,           # of a file
@@ -203,7 +208,7 @@ def bench_loader(
         ours = Loader(VideoDataset(manifest, 8, size=64), 4, workers=workers)
         plain = {name: torch.utils.data.DataLoader(_Plain(paths, decode, (64, 85)), 4, num_workers=workers) for name, decode in (('DataLoader, decode all with PyAV', _decode_all), ('DataLoader, decode all with OpenCV', _decode_opencv))
                  if 'OpenCV' not in name or importlib.util.find_spec('cv2')}
-        return compare({'fgar Loader': lambda: [b['frames'].shape for b in ours.epoch(0)]} | {name: lambda x=x: [b[0].shape for b in x] for name, x in plain.items()}, rounds)
+        return compare({'fgar Loader': lambda: [b['frames'].shape for b in ours.epoch(0)]} | {name: lambda x=x: [b[0].shape for b in x] for name, x in plain.items()}, rounds, wall=workers > 0)
 
 # %% ../nbs/64_speed.ipynb #40123463
 STEP_BODIES = {'nts': 'small', 'mhssa': 'small', 'deepfusion': 'small', 'fstfl': 'resnet18', 'stmanet': 'resnet18', 'gsf': 'resnet18', 'resnet3d50': 'resnet18'}     # those that a CPU can do
@@ -217,37 +222,41 @@ def bench_step(
     device:str='cpu',
     rounds:int=3,
     systems:tuple[str,...]=tuple(STEP_BODIES),   # registered names
-    frames:int=8,
-    size:int=64,
-    batch:int=2
+    frames:int=8,                      # T
+    size:int=64,                       # height and width of the systems' clips, px
+    batch:int=2,                       # N
+    bodies:dict|None=STEP_BODIES       # body of each system, small where none is named; None for the systems' own
 )->pd.DataFrame:                       # two rows per system: itself and its partner
-    "Forward, backward and update of systems against torchvision's networks of like GMACs."
+    "Forward, backward and update of systems against torchvision's networks of like GMACs; on a GPU in bf16."
     from torchvision.models import resnet18
     from torchvision.models.video import r3d_18
     from fgar.core import create, example_inputs, spec
+    kind = torch.device(device).type
     def step(model, inputs, loss):
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
         def run():
-            loss(model(*inputs)).backward()
-            optimizer.step(); optimizer.zero_grad()
+            with torch.autocast(kind, torch.bfloat16, enabled=kind == 'cuda'): total = loss(model(*inputs))
+            total.backward(); optimizer.step(); optimizer.zero_grad()
         return run
     class Frames(torch.nn.Module):
         def __init__(self): super().__init__(); self.net = resnet18(num_classes=26)
         def forward(self, clip): return self.net(clip.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(clip), -1)).mean(1)
     tables, target = [], torch.arange(batch, device=device) % 26
     for name in systems:
-        options = {'body': STEP_BODIES.get(name, 'small')} if 'body' in inspect.signature(spec(name).build.__init__).parameters else {}
+        options = {'body': bodies.get(name, 'small')} if bodies is not None and 'body' in inspect.signature(spec(name).build.__init__).parameters else {}
         model = create(name, 26, frames=frames, size=size, **options)
+        with torch.device('meta'): twin = create(name, 26, frames=frames, size=size, **options).train()      # where costs are counted: on a GPU the counter would not see FSTFL-Net's Triton kernel
+        wanted = _gmacs(twin, example_inputs(twin, batch, device='meta'))
         inputs, model = [x.to(device) for x in example_inputs(model, batch)], model.to(device).train()
         volumes = name in ('stmanet', 'resnet3d50')
-        theirs, cost, wanted = (r3d_18(num_classes=26) if volumes else Frames()).to(device).train(), {}, _gmacs(model, inputs)
-        for side in range(32, 129, 16): cost[side] = _gmacs(theirs.to('meta'), (torch.empty(batch, 3, frames, side, side, device='meta'),))
-        side = min(cost, key=lambda side: abs(cost[side] - wanted))
+        with torch.device('meta'): partner = r3d_18(num_classes=26) if volumes else Frames()
+        costs = {side: _gmacs(partner, (torch.empty(batch, 3, frames, side, side, device='meta'),)) for side in range(32, 4*size + 1, 16)}
+        side = min(costs, key=lambda side: abs(costs[side] - wanted))
         theirs = (r3d_18(num_classes=26) if volumes else Frames()).to(device).train()
         clip = torch.randn(batch, 3, frames, side, side, device=device)
-        partner = f"torchvision {'r3d_18' if volumes else 'resnet18'}, {frames}×{side}²"
-        table = compare({partner: step(theirs, (clip,), lambda y: F.cross_entropy(y, target)), f"{name}, {options.get('body', '')} body": step(model, inputs, lambda pred: model.loss(pred, target)['total'])}, rounds, device)
-        table['GMACs'] = (cost[side], wanted)
+        name_of_partner = f"torchvision {'r3d_18' if volumes else 'resnet18'}, {frames}×{side}²"
+        table = compare({name_of_partner: step(theirs, (clip,), lambda y: F.cross_entropy(y, target)), f"{name}, {options.get('body', 'own')} body": step(model, inputs, lambda pred: model.loss(pred, target)['total'])}, rounds, device)
+        table['GMACs'] = (costs[side], wanted)
         per = table.ms/table.GMACs
         table['ms per GMAC, partner = 1'] = per/per[0]
         tables.append(table[::-1])
@@ -260,17 +269,22 @@ BENCHMARKS = {'correlation': bench_correlation, 'flow': bench_flow, 'nms': bench
 class BenchConfig:
     "Time our parts against what people use, in one run."
     name:str = 'all'          # correlation, flow, nms, decode, augment, loader, step, or all
-    device:str = 'cpu'        # cpu or cuda
-    rounds:int = 5            # how often each candidate is timed
-    threads:int = 1           # CPU threads
+    device:str = 'cpu'        # cpu, cuda, cuda:1, or auto
+    rounds:int = 5            # how often each candidate is timed, at least 1
+    threads:int = 1           # CPU threads, at least 1
 
 def run_bench(
     config:BenchConfig
 )->int:
     "What `fgar bench` does."
     check_choice('name', config.name, [*BENCHMARKS, 'all'])
+    for field in ('rounds', 'threads'):
+        if getattr(config, field) < 1: raise ValueError(f'{field}: expected at least 1, got {getattr(config, field)}')
+    device = pick_device(config.device)
+    if device.type not in ('cpu', 'cuda'): raise ValueError(f'device: expected cpu or cuda, got {device}: nothing here would wait for it')
     torch.set_num_threads(config.threads)
     for name in BENCHMARKS if config.name == 'all' else [config.name]:
-        print(f'{name}, {config.device}, {config.threads} thread{"s"*(config.threads > 1)}, torch {torch.__version__}')
-        print(BENCHMARKS[name](device=config.device, rounds=config.rounds).to_string(index=False, float_format=lambda x: f'{x:.2f}'), '\n')
+        where = 'cpu' if device.type == 'cpu' or name in ('decode', 'loader') else torch.cuda.get_device_name(device)      # files are read by the CPU
+        print(f'{name}, {where}, {config.threads} thread{"s"*(config.threads > 1)}, torch {torch.__version__}')
+        print(BENCHMARKS[name](device=str(device), rounds=config.rounds).to_string(index=False, float_format=lambda x: f'{x:.2f}'), '\n')
     return 0

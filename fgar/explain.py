@@ -39,7 +39,10 @@ def layer_gradient(
             logits = model(*inputs).logits
             if len(seen) != 1 and (run is None or not seen): raise ValueError(f'layer: expected one that runs once, this one ran {len(seen)} times' + (f'. Choose one of them: run=0 to {len(seen)-1}' if seen else ''))
             if run is not None and not 0 <= run < len(seen): raise ValueError(f'run: expected 0 to {len(seen)-1}, got {run}')
-            label = logits.argmax(1) if label is None else torch.as_tensor(label, device=logits.device).expand(len(logits))
+            try: label = logits.argmax(1) if label is None else torch.as_tensor(label, device=logits.device)
+            except (TypeError, ValueError): raise ValueError(f'label: expected the number of a class, got {label!r}. labels.index(name) gives the number of a name') from None
+            if label.is_floating_point() or label.shape not in ((), (1,), logits.shape[:1]): raise ValueError(f'label: expected a whole number, or one for each of {len(logits)} clips, got {label.dtype} of shape {tuple(label.shape)}')
+            label = label.long().expand(len(logits))
             if not 0 <= label.min() <= label.max() < logits.shape[1]: raise ValueError(f'label: expected 0 to {logits.shape[1]-1}, got {label.tolist()}')
             gradient, = torch.autograd.grad(logits.gather(1, label[:, None]).sum(), seen[run or 0], allow_unused=True)
     finally:
@@ -63,6 +66,7 @@ def grad_cam(
     maps, gradient, _ = layer_gradient(model, layer, inputs, label, run)
     if maps.ndim not in (4, 5) or len(maps) % n: raise ValueError(f'layer: expected maps (N·T, C, h, w) or (N, C, T, h, w) for N={n} clips, got {tuple(maps.shape)}. A convolution, a block or a stage?')
     volume = maps.ndim == 5
+    if not volume and len(maps) > n*t: raise ValueError(f'layer: expected maps of at most T={t} frames per clip, got {len(maps)//n}: maps of regions, which have no place in a frame. run=0, or layer_gradient for the maps themselves')
     cam = (gradient.mean(tuple(range(2, maps.ndim)), keepdim=True)*maps).sum(1).relu().float()                 # (N·T h w) or (N T h w)
     cam = cam if volume else cam.unflatten(0, (n, -1))
     cam = F.interpolate(cam[:, None], (t, h, w), mode='trilinear', align_corners=False)[:, 0]

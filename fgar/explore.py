@@ -213,14 +213,18 @@ def open_system(
     name:str=None            # for titles
 )->System:
     "A system to look with."
+    def here(model):
+        place = next(model.parameters()).device
+        if place.type != 'cpu': raise ValueError(f'system: expected a model on the CPU, where the explorer works, got one on {place}. deepcopy(model).cpu(), or the checkpoint of its run')
+        return model.eval()
     if isinstance(what, System): return what
     if isinstance(what, ActionModel):
         if what.spec is None: raise ValueError(f'system: expected a model from fgar.create, got a {type(what).__name__} without registry entry')
         if len(labels) != what.options['classes']: raise ValueError(f"labels: expected {what.options['classes']} names, one per class of the model, got {len(labels)}")
-        return System(name or what.spec.name, what.eval(), list(labels), True, math.nan)
+        return System(name or what.spec.name, here(what), list(labels), True, math.nan)
     if isinstance(what, Checkpoint) or isinstance(what, Path) or (isinstance(what, str) and what not in systems() and (what.endswith('.pt') or '/' in what)):
         c = what if isinstance(what, Checkpoint) else load_checkpoint(what)
-        return System(name or f'{c.config.model}, {c.epoch} epochs', c.model, c.labels, True, c.seconds)
+        return System(name or f'{c.config.model}, {c.epoch} epochs', here(c.model), c.labels, True, c.seconds)
     options = {'body': 'small'} if check_choice('system', what, systems()) != 'small3d' else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -704,19 +708,24 @@ class Explorer(widgets.VBox):
         with self._silent(): self.place.value = ''
         self.redraw()
 
+    def _at(self):                          # moment, row and column, where the text is that
+        try: t, y, x = map(int, self.place.value.split(','))
+        except ValueError: return None
+        return t, y, x
+
     def _placed(self):
-        if self.quiet: return
-        try: t, y, x = (int(v) for v in self.place.value.split(',')) if self.place.value else (self.time.value, 0, 0)
-        except ValueError: return self.say(f"place: expected three whole numbers, moment, row, column, got {self.place.value!r}", wrong=True)
-        with self._silent(): self.time.value = min(max(t, 0), len(self.analysis.frames) - 1)
+        if self.quiet or self.analysis is None: return
+        at = self._at()
+        if self.place.value and at is None: return self.say(f"place: expected three whole numbers, moment, row, column, got {self.place.value!r}", wrong=True)
+        if at:
+            with self._silent(): self.time.value = min(max(at[0], 0), len(self.analysis.frames) - 1)
         self.redraw()
 
     def redraw(self):
         "Draw the panels again from what was computed."
         if self.quiet or self.analysis is None: return
-        start, a = time.perf_counter(), self.analysis
-        place = tuple(int(v) for v in self.place.value.split(',')[1:]) if self.place.value else None
-        try: pages = panels(a, min(self.time.value, len(a.frames) - 1), View(self.layer.value or None, self.label.value or None, place, self.stage.value), self.other)
+        start, a, at = time.perf_counter(), self.analysis, self._at()
+        try: pages = panels(a, min(self.time.value, len(a.frames) - 1), View(self.layer.value or None, self.label.value or None, at and at[1:], self.stage.value), self.other)
         except ValueError as e: return self.say(str(e), wrong=True)
         for name, w in self.shown.items():
             w.value = pages.get(name, '')

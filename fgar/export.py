@@ -25,6 +25,14 @@ class _Logits(nn.Module):
     def __init__(self, model): super().__init__(); self.model = model
     def forward(self, *clips): return self.model(*clips).logits
 
+@contextmanager
+def _evaluating(model:nn.Module):
+    "In eval mode; each module, frozen ones too, is left as it was."
+    modes = {m: m.training for m in model.modules()}
+    try: yield model.eval()
+    finally:
+        for m, mode in modes.items(): m.training = mode
+
 class NotExportable(ValueError):
     "A system that cannot be written as a graph; the message names the operator and says what to do."
 
@@ -84,15 +92,12 @@ def export_program(
     if batch is not None and batch < 1: raise ValueError(f'batch: expected None or at least 1, got {batch}')
     place = next(iter(model.parameters())).device
     clips = tuple(x.to(place) for x in random_clips(model, batch or 3, frames, size).values())
-    training = model.training
-    model.eval()
-    try:
+    with _evaluating(model):
         with torch.no_grad(): model(*clips)                       # in earnest first: wrong shapes are explained, and tables that models keep are made of real numbers
         with torch.no_grad(), warnings.catch_warnings(), _explained(model.spec.name, batch):
             warnings.simplefilter('ignore')
             shapes = None if batch else (tuple({0: torch.export.Dim('batch')} for _ in clips),)
             program = torch.export.export(_Logits(model), clips, dynamic_shapes=shapes, strict=False)
-    finally: model.train(training)
     if path is not None:
         with atomic_write(path) as temporary: torch.export.save(program, temporary, extra_files={'fgar.json': json.dumps(_about(model, about, frames, size))})
     return program
@@ -196,13 +201,12 @@ def parity(
     "How far an exported file is from the model, over random clips."
     model, _ = _opened(model)
     session, about = open_onnx(path), read_metadata(path)
-    fixed, worst, training = session.get_inputs()[0].shape[0], 0., model.training
+    fixed, worst, place = session.get_inputs()[0].shape[0], 0., next(model.parameters()).device
     for batch in (batches if isinstance(fixed, str) else [fixed]):
         clips = random_clips(model, batch, about['frames'], about['size'], seed)
-        with torch.no_grad(): ours = model.eval()(*(x.to(next(model.parameters()).device) for x in clips.values())).logits.cpu()
+        with _evaluating(model), torch.no_grad(): ours = model(*(x.to(place) for x in clips.values())).logits.cpu()
         theirs = torch.from_numpy(session.run(['logits'], {k: v.numpy() for k, v in clips.items()})[0])
         worst = max(worst, (ours - theirs).abs().max().item()) if theirs.shape == ours.shape and theirs.isfinite().all() else float('inf')
-    model.train(training)
     return worst
 
 # %% ../nbs/56_export.ipynb #0a4a394a

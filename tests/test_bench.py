@@ -1,12 +1,13 @@
 "Benchmarks: that they run and compare like with like. Nothing is timed in a test."
 import importlib.util, sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
-from torch.testing import assert_close
 
-from fgar import cli
+from fgar import bench, cli
+from fgar.core import cost, create, example_inputs
 from fgar.bench import BENCHMARKS, bench_correlation, bench_step, compare, peak_memory
 
 
@@ -14,6 +15,36 @@ def test_compare_takes_turns():
     calls = []
     table = compare({'a': lambda: calls.append('a'), 'b': lambda: calls.append('b')}, rounds=3)
     assert calls == list('ab'*4) and list(table.what) == ['a', 'b'] and table.ratio[0] == 1
+
+
+def test_compare_gives_the_median_of_even_and_odd_rounds(monkeypatch):
+    now = [0.]
+    monkeypatch.setattr(bench, 'time', SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0]))
+    def theirs(): now[0] += .009
+    def ours(): now[0] += next(lengths)/1000
+    for rounds, wanted in ((4, 4), (3, 3)):
+        lengths = iter([100, 1, 5, 3, 11])                                                # the first call is the warm-up
+        table = compare({'ours': ours, 'theirs': theirs}, rounds)
+        assert [*table.ms, *table.ratio] == pytest.approx([wanted, 9, 1, 9/wanted])
+        assert table.slowest[0] == pytest.approx(11 if rounds == 4 else 5)
+
+
+@pytest.mark.parametrize('threads, device, wall, processor', [(1, 'cpu', False, True), (2, 'cpu', False, False), (1, 'cuda', False, False), (1, 'cpu', True, False)])
+def test_time_of_the_processor_where_it_is_what_counts(threads, device, wall, processor, monkeypatch):
+    "Another program that takes the CPU makes the clock on the wall run on, not that of the process."
+    asked = []
+    monkeypatch.setattr(bench, 'time', SimpleNamespace(perf_counter=lambda: asked.append('wall') or 0., process_time=lambda: asked.append('processor') or 0.))
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: threads); monkeypatch.setattr(torch.cuda, 'synchronize', lambda device: None)
+    with pytest.raises(ZeroDivisionError): compare({'a': lambda: None}, 1, device, wall=wall)                    # nothing took any time
+    assert set(asked) == {'processor' if processor else 'wall'}
+
+
+@pytest.mark.parametrize('device, waits', [('cpu', []), ('cuda', ['cuda']*8), ('cuda:1', ['cuda:1']*8), (torch.device('cuda', 1), [torch.device('cuda', 1)]*8)])
+def test_a_gpu_is_waited_for_before_and_after_each_call(device, waits, monkeypatch):
+    heard = []
+    monkeypatch.setattr(torch.cuda, 'synchronize', heard.append)
+    compare({'a': lambda: None, 'b': lambda: None}, 2, device)
+    assert heard == waits
 
 
 def test_peak_is_what_is_held_at_one_time():
@@ -37,6 +68,38 @@ def test_runs(name, capsys, monkeypatch):
 def test_unknown_is_explained(capsys):
     assert cli.main(['bench', 'nsm']) == 1
     assert "Did you mean 'nms'" in capsys.readouterr().err
+
+
+def test_bad_options_are_explained(capsys):
+    with pytest.raises(ValueError, match='rounds: expected at least 1, got 0'): compare({'a': lambda: None}, 0)
+    for option in ('rounds', 'threads'):
+        assert cli.main(['bench', 'nms', f'--{option}', '0']) == 1
+        assert f'{option}: expected at least 1, got 0' in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert cli.main(['bench', 'nms', '--device', 'cuda']) == 1
+        assert 'sees no CUDA GPU' in capsys.readouterr().err
+    assert cli.main(['bench', 'nms', '--device', 'meta']) == 1
+    assert 'expected cpu or cuda' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name, where', [('nms', 'Some Card'), ('decode', 'cpu')])
+def test_the_head_says_where_it_ran(name, where, capsys, monkeypatch):
+    monkeypatch.setattr(bench, 'pick_device', torch.device)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'Some Card')
+    monkeypatch.setitem(BENCHMARKS, name, lambda device, rounds: pd.DataFrame([dict(device=device)]))
+    assert cli.main(['bench', name, '--device', 'cuda']) == 0
+    assert capsys.readouterr().out.startswith(f'{name}, {where}, 1 thread')
+
+
+@pytest.mark.parametrize('name', ['nts', 'fstfl'])
+def test_step_counts_the_training_pass_whatever_computes_it(name, monkeypatch):
+    "NTS-Net looks at more regions in training; a counter does not see the Triton kernel that FSTFL-Net runs on a GPU."
+    where, count = [], bench._gmacs
+    monkeypatch.setattr(bench, '_gmacs', lambda model, inputs: (where.append(inputs[0].device.type), count(model, inputs))[1])
+    table = bench_step(rounds=1, systems=(name,), frames=4, size=32, batch=2)
+    model = create(name, 26, frames=4, size=32, body=bench.STEP_BODIES[name])
+    assert set(where) == {'meta'} and table.GMACs[0] == pytest.approx(count(model.train(), example_inputs(model, 2)), rel=.05)
+    if name == 'nts': assert table.GMACs[0] > 1.1*2*cost(name, 26, frames=4, size=32, body='small')[1]
 
 
 def test_step_partners_cost_alike():

@@ -87,6 +87,10 @@ def test_errors(net):
     with pytest.raises(KeyError, match='body.layer1'): grad_cam(net, 'layer4', clips())
     with pytest.raises(ValueError, match='a module of this model'): grad_cam(net, nn.ReLU(), clips())
     with pytest.raises(ValueError, match='label: expected 0 to 3'): grad_cam(net, 'body.layer4', clips(), 4)
+    with pytest.raises(ValueError, match='label: expected a whole number, or one for each of 2 clips, got torch.int64 of shape .3,'): grad_cam(net, 'body.layer4', clips(), torch.tensor([0, 1, 2]))
+    with pytest.raises(ValueError, match='label: expected a whole number.*float'): grad_cam(net, 'body.layer4', clips(), torch.rand(2))
+    for names in ('spin', ['spin', 'dunk']):
+        with pytest.raises(ValueError, match='labels.index'): grad_cam(net, 'body.layer4', clips(), names)
     with pytest.raises(ValueError, match='runs once, this one ran'): grad_cam(net, 'body.layer2.0.relu', clips(), 0)
     with pytest.raises(ValueError, match='maps'): grad_cam(net, 'body.fc', clips(), 0)
     with pytest.raises(ValueError, match='clip: expected'): grad_cam(net, 'body.layer4', clips()[0], 0)
@@ -154,3 +158,10 @@ def test_a_layer_that_runs_twice(run):
 def test_errors_of_runs():
     with pytest.raises(ValueError, match='ran 2 times. Choose one of them: run=0 to 1'): grad_cam(Twice(), 'conv', clips(1), 0)
     with pytest.raises(ValueError, match='run: expected 0 to 1, got 2'): grad_cam(Twice(), 'conv', clips(1), 0, run=2)
+
+
+def test_maps_of_regions_are_not_laid_over_frames():
+    "NTS-Net's second run sees K regions per frame: N·T·K maps, which belong into boxes."
+    model = fgar.create('nts', classes=4, frames=4, size=32, body='small')
+    with pytest.raises(ValueError, match='at most T=4 frames per clip, got 16: maps of regions'): grad_cam(model, 'body.layer2', clips(), 1, run=1)
+    assert len(layer_gradient(model, 'body.layer2', (clips(),), 1, 1)[0]) == 2*4*4

@@ -168,6 +168,10 @@ def test_app_without_a_browser(tmp_path, clip, monkeypatch):
     assert ok() and app.time.value == 1 and app.shown['correlation'].value == e.see_correlation(app.analysis, 1, (2, 5), app.layer.value)
     app.place.value = '1, 99, 5'; assert 'expected below' in app.status.value
     app.place.value = 'here'; assert 'three whole numbers' in app.status.value
+    frame = app.shown['frame'].value
+    app.time.value = 2; assert ok() and app.shown['frame'].value != frame            # a slip in one box must not stop the slider
+    app.place.value = '1, 2'; assert 'three whole numbers' in app.status.value
+    app.place.value = ''; assert ok() and app.time.value == 2
     app.layer.value = 'body.layer2'; assert ok() and app.place.value == ''
     app.clip.value = 'spin'; app.number.value = 2
     assert ok() and app.analysis.source.name == 'spin 2'
@@ -188,6 +192,20 @@ def test_app_without_a_browser(tmp_path, clip, monkeypatch):
     app.file.value = ''; app.run.value = 'no/such.pt'; assert 'does not exist' in app.status.value
     app.run.value = ''; assert ok()
     assert plt.get_fignums() == before and len(app.seconds['redraw']) > 30
+
+
+def test_app_that_begins_with_a_bad_file(tmp_path):
+    (tmp_path/'page.mp4').write_text('<html>')
+    app = e.Explorer('fstfl', 'mine', clips={'mine': str(tmp_path/'page.mp4')}, **SMALL)
+    assert 'not a video' in app.status.value
+    app.place.value = '1, 2, 3'; app.time.value = 1; app.layer.value = ''
+    assert 'not a video' in app.status.value
+    app.clip.value = 'spin'; assert 'wrong' not in app.status.value and app.analysis.source.label == 'spin'
+
+
+def test_a_model_elsewhere_is_refused():
+    with torch.device('meta'): model = fgar.create('tsm', classes=26, body='small', **SMALL)
+    with pytest.raises(ValueError, match='system: expected a model on the CPU.*got one on meta'): e.open_system(model)
 
 
 def test_app_with_a_run_and_a_manifest(tiny_run):

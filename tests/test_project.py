@@ -1,5 +1,5 @@
 "The project as a whole: notebooks, README, site files and the installed package agree with each other."
-import ast, importlib.util, json, re, shutil, subprocess, sys, venv
+import ast, importlib.util, json, re, shlex, shutil, subprocess, sys, venv
 from pathlib import Path
 
 import pytest
@@ -36,11 +36,54 @@ def test_chapter_says_how_long_it_runs(path):
     assert re.search(r'\*\*Runs in\*\*[^·]*\d', source(cells(path)[1])), 'no run time in the header'
     for cell in cells(path, 'markdown'): assert not re.search(r'\b(?:TIME|RUNTIME|MEMORY|VERDICTS?|TOOK|TODO|FIXME)\b', source(cell)), 'a placeholder'
 
+def anchors(path):
+    "What a link can jump to: headings, and the entries of the reference."
+    heads = {re.sub(r'[^\w\-. ]', '', h.lower()).strip().replace(' ', '-') for c in cells(path, 'markdown') for h in re.findall(r'^#+ (.+)$', source(c), re.M)}
+    exported = [source(c) for c in cells(path, 'code') if re.search(r'^#\|\s*export\b', source(c), re.M)]
+    return heads | {name.lower() for code in exported for name in re.findall(r'^(?:def|class) (\w+)', code, re.M)}
+
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_links_between_chapters_resolve(path):
     for cell in cells(path, 'markdown'):
         for target in re.findall(r'\]\(([^)#\s]+)', source(cell)) + re.findall(r'src="([^"]+)"', source(cell)):
             if not re.match(r'https?:|mailto:|data:', target): assert (path.parent/target).exists(), target
+        for page, anchor in re.findall(r'\]\(([\w.]*)#([^)\s]+)\)', source(cell)): assert anchor in anchors(path.parent/page if page else path), f'{page}#{anchor}'
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_pictures_have_captions_and_texts(path):
+    "A caption below each figure, a text for those who hear the page with each picture."
+    for cell in cells(path, 'code'):
+        drawn = [o for o in cell['outputs'] if 'image/png' in o.get('data', {})]
+        assert not drawn or re.search(r'^#\|\s*fig-cap:\s*\S', source(cell), re.M), source(cell)[:200]
+    for image in re.findall(r'<img\b[^>]*>', '\n'.join([*(source(c) for c in cells(path, 'markdown')), *(''.join(o['data']['text/html']) for c in cells(path, 'code') for o in c['outputs'] if 'text/html' in o.get('data', {}))])):
+        assert re.search(r'alt=(["\']).+?\1', image), image[:200]
+
+def test_commands_on_the_pages_are_understood():
+    "Every whole `fgar …` line of every page, read by the command itself; nothing is run."
+    from fgar import cli
+    seen = 0
+    for path in NOTEBOOKS:
+        for block in re.findall(r'```\w*\n(.*?)```', '\n'.join(source(c) for c in cells(path, 'markdown')), re.S):
+            for line in re.findall(r'^(?:torchrun .*-m fgar\.cli|fgar) +(\w.*)$', block.replace('\\\n', ' '), re.M):
+                name, *rest = shlex.split(line, comments=True)
+                assert name in cli.COMMANDS, line
+                if rest and '…' not in line and not re.search(r'\b[A-Z]{3,}\b', line.split('#')[0]): cli.parse(name, rest); seen += 1
+    assert seen >= 20
+
+def test_a_notebook_alone_installs_what_it_imports():
+    "The first cell of the notebooks beside the site; what is compared with only where it is installed is looked for first, and so is no requirement."
+    alone = tool('docs').alone(CHAPTERS[0], 'https://example.org/fgar').cells[0].source
+    assert "%pip install -q -e './fgar[dev]'" in alone and '%cd fgar/nbs' in alone
+    settings = tool('docs').settings()
+    brought = {'torch': ['triton'], 'matplotlib': ['PIL'], 'jupyterlab': ['IPython', 'matplotlib_inline'], 'scikit-learn': ['sklearn'], 'opencv-python-headless': ['cv2']}       # what a requirement brings or is called
+    named = [re.match(r'[\w-]+', r)[0] for r in shlex.split(settings['requirements'] + ' ' + settings['dev_requirements'])]
+    there = {*sys.stdlib_module_names, 'fgar', *(m for n in named for m in brought.get(n, [n.replace('-', '_')])), *named}
+    for path in NOTEBOOKS:
+        for cell in cells(path, 'code'):
+            code = source(cell)
+            if re.search(r'^#\|\s*(?:slow|gpu)\b', code, re.M): continue
+            for module in re.findall(r'^\s*(?:import|from) (\w+)', code, re.M):
+                assert module in there or f"find_spec('{module}')" in code, f'{path.stem}: {module}'
 
 def tool(name):
     spec = importlib.util.spec_from_file_location(name, ROOT/f'tools/{name}.py')

@@ -30,3 +30,13 @@ def test_a_cell_that_fails_is_counted_and_what_ran_is_kept(notebook):
     nb = nbformat.read(notebook, 4); nb.cells[4].source = '1/0'; nbformat.write(nb, notebook)
     assert tool.main(['--notebooks', str(notebook)]) == 1
     assert texts(notebook)[0] == '1\n'
+
+def test_where_it_ran_is_said_without_git_too(monkeypatch):
+    monkeypatch.setattr(tool, 'STAMP', "print('a card')")
+    assert tool.stamp().startswith('a card · ') and tool.stamp().split(' · commit ')[1] not in ('', 'None')
+    def none(*args, **options):
+        if args[0][0] == 'git': raise FileNotFoundError('git')
+        return run(*args, **options)
+    run = tool.subprocess.run
+    monkeypatch.setattr(tool.subprocess, 'run', none); monkeypatch.setattr(tool.shutil, 'which', lambda name: None)
+    assert tool.stamp().endswith(' · commit unknown')

@@ -146,7 +146,8 @@ def page(path:Path, url:str='', link=lambda text: text):
 def alone(path:Path, url:str):
     "The notebook for somebody who has nothing else, such as a rented machine with a browser."
     nb = nbformat.read(path, as_version=4)
-    first = nbformat.v4.new_code_cell(f'# outside a clone: fetch the project and install it; in a clone, leave this cell out\n!git clone --depth 1 {url} && pip install -q ./{url.rsplit("/", 1)[-1]}\n%cd {url.rsplit("/", 1)[-1]}/nbs')
+    name = url.rsplit('/', 1)[-1]
+    first = nbformat.v4.new_code_cell(f"# outside a clone: fetch the project and install it, with what its chapters compare with; in a clone, leave this cell out\n![ -d {name} ] || git clone -q --depth 1 {url}\n%pip install -q -e './{name}[dev]'\n%cd {name}/nbs")
     nb.cells.insert(0, first)
     return nb
 

@@ -5,7 +5,7 @@
     python tools/execute.py --flags gpu                                     # every chapter that has cells for a GPU
 
 A cell that carries a flag not asked for is skipped and keeps the output it had. Below each GPU cell stands where and when it ran."""
-import argparse, os, re, subprocess, sys, time
+import argparse, os, re, shutil, subprocess, sys, time
 from pathlib import Path
 
 import nbformat
@@ -26,7 +26,7 @@ def wanted(cell, allowed:set)->bool:
 def stamp()->str:
     "Card, torch, date and commit."
     shell = lambda *command: subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return f"{shell(sys.executable, '-c', STAMP)} · {time.strftime('%Y-%m-%d')} · commit {shell('git', 'rev-parse', '--short', 'HEAD') or 'unknown'}"
+    return f"{shell(sys.executable, '-c', STAMP)} · {time.strftime('%Y-%m-%d')} · commit {shutil.which('git') and shell('git', 'rev-parse', '--short', 'HEAD') or 'unknown'}"
 
 def execute(path:Path, allowed:set)->float:
     "Run a notebook's cells and write it, also when one of them fails; seconds taken."
