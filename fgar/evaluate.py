@@ -285,8 +285,9 @@ def predict(
     if not isinstance(checkpoint, Checkpoint): checkpoint = load_checkpoint(checkpoint, pick_device(device))
     model, labels = checkpoint.model, checkpoint.labels
     clips, crops = clips or checkpoint.config.test_clips, crops or checkpoint.config.test_crops
-    window = window or (duration if math.isnan(checkpoint.seconds) else checkpoint.seconds)
-    times = window_times(duration, window, step or window/2)
+    if top < 0: raise ValueError(f'top: expected at least 0, got {top}. 0 ranks all labels')
+    if window is None: window = duration if math.isnan(checkpoint.seconds) else checkpoint.seconds
+    times = window_times(duration, window, window/2 if step is None else step)
     whole = len(times) == 1
     rows = pd.DataFrame([dict(path=str(Path(path).resolve()), label=labels[0], start='' if whole else a, end='' if whole else b) for a,b in times])
     loader = open_videos(Manifest(rows, labels=labels), checkpoint, clips, batch, workers=0)
