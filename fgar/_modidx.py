@@ -1214,6 +1214,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'fgar.synthetic.Film': ('synthetic.html#film', 'fgar/synthetic.py'),
                                 'fgar.synthetic._about': ('synthetic.html#_about', 'fgar/synthetic.py'),
                                 'fgar.synthetic._boxes': ('synthetic.html#_boxes', 'fgar/synthetic.py'),
+                                'fgar.synthetic._check': ('synthetic.html#_check', 'fgar/synthetic.py'),
                                 'fgar.synthetic._colour': ('synthetic.html#_colour', 'fgar/synthetic.py'),
                                 'fgar.synthetic._keys': ('synthetic.html#_keys', 'fgar/synthetic.py'),
                                 'fgar.synthetic._print': ('synthetic.html#_print', 'fgar/synthetic.py'),
