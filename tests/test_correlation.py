@@ -173,12 +173,6 @@ def test_no_gradient_wanted():
     with torch.no_grad(): assert not correlate(a, b, 1).requires_grad
 
 
-def test_second_derivative_is_refused():
-    a, b = randn(1, 2, 3, 3), randn(1, 2, 3, 3, seed=1)
-    grad, = torch.autograd.grad(correlate(a, b, 1).square().sum(), a, create_graph=True)
-    with pytest.raises(RuntimeError, match='once_differentiable'): grad.sum().backward()
-
-
 A, X = torch.zeros(1, 3, 5, 5), torch.zeros(1, 3, 4, 5, 5)
 W = torch.zeros(1, 2, 9)
 BAD = {
