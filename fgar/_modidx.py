@@ -54,6 +54,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'fgar.core.check_clip': ('core.html#check_clip', 'fgar/core.py'),
                            'fgar.core.check_shape': ('core.html#check_shape', 'fgar/core.py'),
                            'fgar.core.check_target': ('core.html#check_target', 'fgar/core.py'),
+                           'fgar.core.check_writable': ('core.html#check_writable', 'fgar/core.py'),
                            'fgar.core.cost': ('core.html#cost', 'fgar/core.py'),
                            'fgar.core.create': ('core.html#create', 'fgar/core.py'),
                            'fgar.core.derive_seed': ('core.html#derive_seed', 'fgar/core.py'),

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['JOINTS', 'STREAMS', 'check_shape', 'check_clip', 'UnknownName', 'check_choice', 'derive_seed', 'generator',
-           'seed_everything', 'pick_device', 'pick_precision', 'atomic_write', 'Prediction', 'ActionModel',
-           'check_target', 'Spec', 'register', 'models', 'spec', 'create', 'stack_of', 'input_shapes', 'example_inputs',
-           'cost', 'callable_module']
+           'seed_everything', 'pick_device', 'pick_precision', 'atomic_write', 'check_writable', 'Prediction',
+           'ActionModel', 'check_target', 'Spec', 'register', 'models', 'spec', 'create', 'stack_of', 'input_shapes',
+           'example_inputs', 'cost', 'callable_module']
 
 # %% ../nbs/00_core.ipynb #6a066b98
 import difflib, errno, hashlib, importlib, inspect, os, pkgutil, random, sys, tempfile, types
@@ -101,7 +101,8 @@ def pick_device(
 )->torch.device:
     "The device to run on: the GPU if there is one, unless told otherwise."
     if name != 'auto':
-        device = torch.device(name)
+        try: device = torch.device(name)
+        except RuntimeError as e: raise ValueError(f"device: expected 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps', got {name!r}") from e
         if device.type == 'cuda' and not torch.cuda.is_available(): raise ValueError(f"device: expected one that exists, got {name!r}, and torch sees no CUDA GPU. Use 'auto' or 'cpu'")
         return device
     if torch.cuda.is_available(): return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
@@ -140,6 +141,16 @@ def atomic_write(
         if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(e.errno, 'disk full; nothing half-written was left behind. Free some space, or write to another disk', str(path)) from e
         raise
+
+def check_writable(
+    path:str|Path   # a file to be written later; its folder is made
+)->None:
+    "Raise now what `atomic_write` would raise after an hour of work."
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as e: raise OSError(e.errno, f'cannot write here ({e.strerror}); choose a folder that can be written', str(path)) from e
 
 def _umask()->int:
     mask = os.umask(0); os.umask(mask)

@@ -590,6 +590,7 @@ def write_court26(
     folder, rows = Path(folder), []
     names = [check_choice('classes', c, CLASSES) for c in classes or CLASSES]
     if size % 2: raise ValueError(f'size: expected an even number of pixels (H.264), got {size}. {size + 1}?')
+    if min(train, val, test) < 0: raise ValueError(f'train, val, test: expected at least 0 clips each, got {train}, {val}, {test}')
     for split, count in dict(train=train, val=val, test=test).items():
         for i in _progress(range(0, count, 8), -(-count//8), f'write {split}', progress):
             index = torch.arange(i, min(i + 8, count))
@@ -597,7 +598,6 @@ def write_court26(
             clips = render([CLASSES.index(c) for c in chosen], index, split, seed, size, frames, difficulty, frames/fps, device=device)
             for j, name, video, moment, player in zip(index.tolist(), chosen, clips.frames.cpu(), clips.moment.tolist(), clips.player.tolist()):
                 path = f"{split}/{name.replace(' ', '_')}/{j:05d}.mp4"
-                (folder/path).parent.mkdir(parents=True, exist_ok=True)
                 write_video(folder/path, video, fps)
                 rows.append([path, name, split, 0., round(frames/fps, 4), player, *(round(m, 4) for m in moment)])
     with atomic_write(folder/'manifest.csv') as temporary, open(temporary, 'w', newline='') as file:

@@ -199,6 +199,7 @@ class TrainConfig:
         path:str|Path   # a config.json
     )->'TrainConfig':
         "Read what a run saved."
+        if not Path(path).is_file(): raise FileNotFoundError(f'config: expected a JSON file that a run saved, found none at {str(path)!r}')
         try: values = json.loads(Path(path).read_text(encoding='utf-8'))
         except ValueError as e: raise ValueError(f'config: expected a JSON file that a run saved, and {str(path)!r} cannot be read as one ({e})') from e
         return cls.from_dict(values)

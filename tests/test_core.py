@@ -119,3 +119,12 @@ def test_numpy_is_explained_or_taken():
     assert type(model.options['classes']) is int
     with pytest.raises(ValueError, match=r'clip: expected a torch.Tensor, got numpy.ndarray'): model(numpy.zeros((1, 3, 2, 32, 32), 'float32'))
     with pytest.raises(ValueError, match='target: expected a tensor'): model.loss(core.Prediction(torch.zeros(1, 2)), [0])
+
+def test_devices_that_torch_has_not_heard_of():
+    with pytest.raises(ValueError, match="device: expected 'auto'.*got 'foo'"): core.pick_device('foo')
+
+def test_writing_is_tried_before_the_work(tmp_path):
+    core.check_writable(tmp_path/'new'/'report.html')
+    assert list(tmp_path.rglob('*')) == [tmp_path/'new']
+    (tmp_path/'file').write_text('')
+    with pytest.raises(OSError, match='cannot write here'): core.check_writable(tmp_path/'file'/'report.html')

@@ -122,3 +122,11 @@ def test_predict_explains_impossible_numbers(tiny_run):
     with pytest.raises(ValueError, match='top: expected at least 0, got -1'): predict(path, checkpoint, top=-1)
     with pytest.raises(ValueError, match='window, step: expected lengths above 0'): predict(path, checkpoint, window=0.)
     with pytest.raises(ValueError, match='window, step: expected lengths above 0'): predict(path, checkpoint, step=0.)
+
+
+def test_an_output_that_cannot_be_written_stops_before_the_work(tiny_run, tmp_path, monkeypatch):
+    import fgar.evaluate as module
+    monkeypatch.setattr(module, 'score_loader', lambda *a, **k: pytest.fail('scored first'))
+    (tmp_path/'file').write_text('')
+    with pytest.raises(OSError, match='cannot write here'): evaluate(EvaluateConfig(checkpoint=str(tiny_run/'run/best.pt'), out=str(tmp_path/'file'/'out'), workers=0, quiet=True))
+    with pytest.raises(OSError, match='cannot write here'): predict(next((tiny_run/'data'/'test').rglob('*.mp4')), tiny_run/'run/best.pt', overlay=tmp_path/'file'/'o.mp4')

@@ -121,3 +121,8 @@ def test_write(tmp_path, monkeypatch):
     (lambda: untrimmed([1], fps=.1), 'size, frames: expected'), (lambda: untrimmed([1], difficulty=5), 'difficulty: expected')])
 def test_scenes_that_cannot_be_drawn(draw, match):
     with pytest.raises(ValueError, match=match): draw()
+
+
+def test_fewer_clips_than_none_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match='train, val, test: expected at least 0 clips'): write_court26(tmp_path, train=-1, size=16)
+    assert not list(tmp_path.iterdir())

@@ -469,5 +469,6 @@ def test_half_of_a_count_is_refused(name):
 
 
 def test_a_config_that_is_no_json_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match='config: expected a JSON file'): TrainConfig.read(tmp_path/'none.json')
     (tmp_path/'config.json').write_text('epochs = 3')
     with pytest.raises(ValueError, match="config: expected a JSON file that a run saved, and .*config.json"): TrainConfig.read(tmp_path/'config.json')

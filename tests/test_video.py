@@ -410,6 +410,7 @@ def test_real_file(entry):
 
 
 def test_one_of_many_is_said_or_taken(tmp_path):
+    with pytest.raises(ValueError, match="workers: expected None or at least 0"): check_videos([], workers=-3)
     path = write_video(tmp_path/'clip.MP4', torch.zeros(4, 32, 48, 3, dtype=torch.uint8))
     assert [c.ok for c in check_videos(str(path), progress=False)] == [True]
     assert read_frames(path, [0], size=np.int64(16)).shape == (1, 16, 24, 3)

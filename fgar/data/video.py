@@ -419,6 +419,7 @@ def check_videos(
 )->list[VideoCheck]:           # one per path, in order
     "Decode each file to its end and say which are bad or odd, and why. Nothing is raised for a bad file."
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)      # one is a list of one
+    if workers is not None and workers < 0: raise ValueError(f'workers: expected None or at least 0 (one per core), got {workers}')
     pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)               # PyAV gives the interpreter lock back while it decodes
     try: return list(tqdm(pool.map(lambda path: _check(path, limit), paths), total=len(paths), disable=not progress, desc='checking'))
     finally: pool.shutdown(cancel_futures=True)                             # Ctrl-C drops the files that were not begun
