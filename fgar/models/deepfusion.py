@@ -137,7 +137,7 @@ class DeepFusion(ActionModel):
             if not self.pool_space: check_shape(name, clip, 'N C T H W', 'The LSTM has weights for each pixel: create the model with that size, or with pool_space=True', H=self.size, W=self.size)
         if 'rgb' in given: out.append(per_frame(self.spatial, given['rgb'], again))
         if 'flow' in given: out.append(self.temporal(flow_channels(given['flow'], self.stack, self.channels, self.limit), again))
-        if len(out) == 2 and len(out[0]) != len(out[1]): raise ValueError(f"flow: expected one for each of {len(out[0])} clips, got {len(out[1])}")
+        if len(out) == 2 and out[0].shape[0] != out[1].shape[0]: raise ValueError(f"flow: expected one for each of {out[0].shape[0]} clips, got {out[1].shape[0]}")
         if len(out) == 2 and out[0].shape[2] != out[1].shape[2]: raise ValueError(f"flow: expected T·L = {out[0].shape[2]}·{self.stack} fields for {out[0].shape[2]} frames, got {given['flow'].shape[2]}")
         x = out[0] if len(out) == 1 else self.fuse(torch.cat(out, 1)).relu()
         return F.max_pool3d(x, (1, 2, 2))
