@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['JOINTS', 'STREAMS', 'check_shape', 'check_clip', 'UnknownName', 'check_choice', 'derive_seed', 'generator',
-           'seed_everything', 'pick_device', 'pick_precision', 'atomic_write', 'Prediction', 'ActionModel',
-           'check_target', 'Spec', 'register', 'models', 'spec', 'create', 'stack_of', 'input_shapes', 'example_inputs',
-           'cost', 'callable_module']
+           'seed_everything', 'pick_device', 'pick_precision', 'atomic_write', 'check_writable', 'Prediction',
+           'ActionModel', 'check_target', 'Spec', 'register', 'models', 'spec', 'create', 'stack_of', 'input_shapes',
+           'example_inputs', 'cost', 'callable_module']
 
 # %% ../nbs/00_core.ipynb #6a066b98
 import difflib, errno, hashlib, importlib, inspect, os, pkgutil, random, sys, tempfile, types
@@ -46,6 +46,7 @@ def check_clip(
 )->dict[str,int]:     # sizes N, T, H, W
     "Check a batch of clips, and recognise the usual mistakes."
     shape, hint = tuple(getattr(clip, 'shape', ())), ''
+    if not isinstance(clip, Tensor) and shape: raise ValueError(f'{name}: expected a torch.Tensor, got {type(clip).__module__}.{type(clip).__name__} {shape}. torch.as_tensor({name})?')
     if len(shape) == 5 and shape[1] != channels:
         if shape[-1] == channels: hint = f"Channels last? rearrange({name}, 'n t h w c -> n c t h w')"
         elif shape[2] == channels: hint = f"Frames before channels? rearrange({name}, 'n t c h w -> n c t h w')"
@@ -100,7 +101,8 @@ def pick_device(
 )->torch.device:
     "The device to run on: the GPU if there is one, unless told otherwise."
     if name != 'auto':
-        device = torch.device(name)
+        try: device = torch.device(name)
+        except RuntimeError as e: raise ValueError(f"device: expected 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps', got {name!r}") from e
         if device.type == 'cuda' and not torch.cuda.is_available(): raise ValueError(f"device: expected one that exists, got {name!r}, and torch sees no CUDA GPU. Use 'auto' or 'cpu'")
         return device
     if torch.cuda.is_available(): return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
@@ -140,12 +142,24 @@ def atomic_write(
             raise OSError(e.errno, 'disk full; nothing half-written was left behind. Free some space, or write to another disk', str(path)) from e
         raise
 
+def check_writable(
+    path:str|Path   # a file to be written later; its folder is made
+)->None:
+    "Raise now what `atomic_write` would raise after an hour of work."
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as e: raise OSError(e.errno, f'cannot write here ({e.strerror}); choose a folder that can be written', str(path)) from e
+
 def _umask()->int:
     mask = os.umask(0); os.umask(mask)
     return mask
 
 # %% ../nbs/00_core.ipynb #cdfae6e4
-@dataclass(frozen=True)
+def _full(x:Tensor)->Tensor: return x.to(torch.promote_types(x.dtype, torch.float32))     # half precision is too coarse for a softmax; double stays
+
+@dataclass(frozen=True, eq=False)       # tensors have no single answer to ==
 class Prediction:
     "What every model returns."
     logits:Tensor                              # (N, K), before softmax
@@ -154,7 +168,7 @@ class Prediction:
     @property
     def scores(self)->Tensor:                  # (N, K), rows sum to 1
         "Class probabilities."
-        return self.logits.float().softmax(-1)
+        return _full(self.logits).softmax(-1)
 
 # %% ../nbs/00_core.ipynb #93ab9e57
 class ActionModel(nn.Module):
@@ -174,13 +188,14 @@ class ActionModel(nn.Module):
     )->dict[str,Tensor]:  # scalars; 'total' is the one to minimise
         "Cross-entropy. Systems with losses of their own add to this."
         check_target(target, pred.logits)
-        return {'total': F.cross_entropy(pred.logits.float(), target)}
+        return {'total': F.cross_entropy(_full(pred.logits), target)}
 
 def check_target(
     target:Tensor,   # (N,) int64
     logits:Tensor    # (N, K)
 )->None:
     "Check labels against logits: dtype and length always, range on CPU only (on a GPU that would wait for the device)."
+    if not isinstance(target, Tensor): raise ValueError(f'target: expected a tensor of int64 labels, got {type(target).__name__}. torch.as_tensor(target)?')
     if target.dtype != torch.int64: raise ValueError(f'target: expected int64 labels, got {target.dtype}. target.long()?')
     check_shape('target', target, 'N', N=logits.shape[0])
     if target.device.type == 'cpu' and len(target) and not 0 <= target.min() <= target.max() < logits.shape[1]:
@@ -235,13 +250,16 @@ def create(
 )->ActionModel:
     "Build a registered system. `frames` and `size` default to what the system was made for."
     entry = spec(name)
-    if not isinstance(classes, int) or classes < 1: raise ValueError(f'classes: expected an int of at least 1, got {classes!r}. How many labels does the manifest have?')
+    if isinstance(classes, bool) or not hasattr(classes, '__index__') or classes < 1: raise ValueError(f'classes: expected an int of at least 1, got {classes!r}. How many labels does the manifest have?')
+    classes = int(classes)                                                     # NumPy's would not go into JSON
     allowed = [p for p in inspect.signature(entry.build.__init__).parameters if p not in ('self', 'classes')]
     for option in options: check_choice(f'option of {name!r}', option, dict.fromkeys([*allowed, 'frames', 'size']))
     options = {'frames': entry.frames, 'size': entry.size, **options}
+    for k in ('frames', 'size'):
+        if isinstance(options[k], bool) or not isinstance(options[k], int) or options[k] < 1: raise ValueError(f'{k}: expected an int of at least 1, got {options[k]!r}. {name!r} was made for {getattr(entry, k)}')
     model = entry.build(classes=classes, **{k: v for k,v in options.items() if k in allowed})
     model.spec, model.options, model.stack = entry, {'classes': classes, **options}, stack_of(name, options)
-    return model
+    return model.train()                                                       # freezes what the model wants frozen
 
 def stack_of(
     name:str,      # a registered name

@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import metrics, show
-from .core import ActionModel, atomic_write, callable_module, pick_device, pick_precision
+from .core import ActionModel, atomic_write, callable_module, check_writable, pick_device, pick_precision
 from .data.augment import Augment, Draw, fixed_boxes
 from .data.datasets import Loader, Manifest, VideoDataset
 from .data.streams import model_inputs
@@ -258,6 +258,7 @@ def evaluate(
     config:EvaluateConfig   # which checkpoint on which data
 )->Evaluation:
     "Score a checkpoint on a split; with `config.out`, write tables and a report."
+    if config.out: check_writable(Path(config.out)/'report.html')
     device = pick_device(config.device)
     checkpoint = load_checkpoint(config.checkpoint, device)
     model, labels, data = checkpoint.model, checkpoint.labels, config.data or checkpoint.config.data
@@ -326,8 +327,10 @@ def predict(
     if not isinstance(checkpoint, Checkpoint): checkpoint = load_checkpoint(checkpoint, pick_device(device))
     model, labels = checkpoint.model, checkpoint.labels
     clips, crops = checkpoint.config.test_clips if clips is None else clips, crops or checkpoint.config.test_crops
-    window = window or (duration if math.isnan(checkpoint.seconds) else checkpoint.seconds)
-    times = window_times(duration, window, step or window/2)
+    if overlay: check_writable(overlay)
+    if top < 0: raise ValueError(f'top: expected at least 0, got {top}. 0 ranks all labels')
+    if window is None: window = duration if math.isnan(checkpoint.seconds) else checkpoint.seconds
+    times = window_times(duration, window, window/2 if step is None else step)
     whole = len(times) == 1
     rows = pd.DataFrame([dict(path=str(Path(path).resolve()), label=labels[0], start='' if whole else a, end='' if whole else b) for a,b in times])
     scores, index, failed = score_videos(Manifest(rows, labels=labels), checkpoint, clips, crops, batch, 0, '', pick_precision('auto', next(model.parameters()).device), progress)

@@ -53,7 +53,7 @@ def topk(
     k:int=1          # how many guesses are allowed; k ≥ K always gives 1
 )->Tensor:           # scalar in 0…1; NaN without clips
     "Top-k accuracy; equal scores rank by class index, so that k = 1 is the accuracy of `argmax`."
-    if k < 1: raise ValueError(f'k: expected at least 1, got {k}')
+    if not hasattr(k, '__index__') or k < 1: raise ValueError(f'k: expected a whole number of at least 1, got {k!r}. Several at once: summary(scores, targets, k=(1, 5))')
     scores = _scores(scores)
     target = _labels('target', target, scores.shape[1], len(scores)).to(scores.device)[:, None]
     mine, index = scores.gather(1, target), torch.arange(scores.shape[1], device=scores.device)

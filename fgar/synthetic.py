@@ -474,6 +474,11 @@ def _truth(film, at, flow, owner, depth):
 # %% ../nbs/01_synthetic.ipynb #eb0489b0
 def _keys(indices:Tensor, seed:int, split:str)->Tensor: return mix(mix(indices) + derive_seed('court26', seed, split)//2)
 
+def _check(labels:Tensor, size:int, frames:int, difficulty:float)->None:
+    if labels.ndim != 1 or len(labels) == 0 or not 0 <= labels.min() <= labels.max() < len(CLASSES): raise ValueError(f'labels: expected at least one, from 0 to {len(CLASSES) - 1}, got {labels.tolist()[:8] if labels.ndim else labels.item()}. CLASSES.index(name) gives the number of a name')
+    if min(size, frames) < 1: raise ValueError(f'size, frames: expected at least 1 px and 1 frame, got {size} and {frames}')
+    if not 0 <= difficulty <= 1: raise ValueError(f'difficulty: expected a number from 0 to 1, got {difficulty}. 1 is the benchmark')
+
 def render(
     labels:Tensor,          # (N,) int64, 0 … 25
     indices:Tensor,         # (N,) int64: which sample of the split; same index, same clip
@@ -488,9 +493,8 @@ def render(
 )->Clips:
     "Draw clips: sample `indices[i]` acting out class `labels[i]`."
     labels, indices = (torch.as_tensor(x, device=device, dtype=torch.int64) for x in (labels, indices))
+    _check(labels, size, frames, difficulty)
     check_shape('indices', indices, 'N', N=len(labels))
-    if len(labels) == 0 or not 0 <= labels.min() <= labels.max() < len(CLASSES): raise ValueError(f'labels: expected at least one, from 0 to {len(CLASSES) - 1}, got {labels.tolist()[:8]}. CLASSES.index(name) gives the number of a name')
-    if not 0 <= difficulty <= 1: raise ValueError(f'difficulty: expected a number from 0 to 1, got {difficulty}. 1 is the benchmark')
     t = torch.arange(frames, device=device)*(seconds/frames)
     return draw(stage(labels, _keys(indices, seed, split), split, t, seconds, size, float(difficulty)), truth)
 
@@ -508,6 +512,7 @@ def court26(
 )->tuple[Tensor,Tensor]:        # frames (N, T, H, W, 3) uint8, labels (N,) int64
     "The data set in memory."
     known = torch.tensor([CLASSES.index(check_choice('classes', c, CLASSES)) for c in classes or CLASSES])
+    if count < 1: raise ValueError(f'count: expected at least 1 clip, got {count}')
     index = torch.arange(count)
     labels = index % len(known)
     out = [render(known[l], i, split, seed, size, frames, difficulty, device=device).frames
@@ -550,6 +555,7 @@ def untrimmed(
 )->Clips:                   # N = 1 video of K·seconds; `label` is (K,), `moment` (K, 2) seconds: when each action happens
     "One player, one camera, one court, several actions after each other."
     labels = torch.as_tensor(labels, device=device, dtype=torch.int64)
+    _check(labels, size, round(seconds*fps), difficulty)
     key, k, per = _keys(torch.tensor([index], device=device), seed, split), len(labels), round(seconds*fps)
     t = torch.arange(k*per, device=device)/fps
     def acts(rim, scale):
@@ -584,6 +590,7 @@ def write_court26(
     folder, rows = Path(folder), []
     names = [check_choice('classes', c, CLASSES) for c in classes or CLASSES]
     if size % 2: raise ValueError(f'size: expected an even number of pixels (H.264), got {size}. {size + 1}?')
+    if min(train, val, test) < 0: raise ValueError(f'train, val, test: expected at least 0 clips each, got {train}, {val}, {test}')
     for split, count in dict(train=train, val=val, test=test).items():
         for i in _progress(range(0, count, 8), -(-count//8), f'write {split}', progress):
             index = torch.arange(i, min(i + 8, count))
@@ -591,7 +598,6 @@ def write_court26(
             clips = render([CLASSES.index(c) for c in chosen], index, split, seed, size, frames, difficulty, frames/fps, device=device)
             for j, name, video, moment, player in zip(index.tolist(), chosen, clips.frames.cpu(), clips.moment.tolist(), clips.player.tolist()):
                 path = f"{split}/{name.replace(' ', '_')}/{j:05d}.mp4"
-                (folder/path).parent.mkdir(parents=True, exist_ok=True)
                 write_video(folder/path, video, fps)
                 rows.append([path, name, split, 0., round(frames/fps, 4), player, *(round(m, 4) for m in moment)])
     with atomic_write(folder/'manifest.csv') as temporary, open(temporary, 'w', newline='') as file:

@@ -108,6 +108,8 @@ def update_ema(
         if not e.is_floating_point(): e.copy_(m)
 
 # %% ../nbs/50_training.ipynb #4275c2c9
+_WHOLE = 'epochs batch accumulate log_every stride clips val_clips cache_variants test_clips save_every workers'.split()
+
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything a run depends on; saved as JSON beside its checkpoints. The command also takes --recipe NAME or --config FILE to start from."
@@ -178,6 +180,7 @@ class TrainConfig:
         for expected, (holds, names) in rules.items():
             for name in names.split():
                 value = getattr(self, name)
+                if name in _WHOLE and isinstance(value, float): raise ValueError(f'{name}: expected a whole number, got {value!r}')
                 if isinstance(value, bool) or not isinstance(value, int|float) or not holds(value): raise ValueError(f'{name}: expected {expected}, got {value!r}')
         if self.test_crops not in (1, 3): raise ValueError(f'test_crops: expected 1 or 3, got {self.test_crops!r}')
         if self.warmup >= self.epochs: raise ValueError(f'warmup: expected less than epochs={self.epochs}, got {self.warmup}. The rate would never reach lr')
@@ -196,7 +199,10 @@ class TrainConfig:
         path:str|Path   # a config.json
     )->'TrainConfig':
         "Read what a run saved."
-        return cls.from_dict(json.loads(Path(path).read_text(encoding='utf-8')))
+        if not Path(path).is_file(): raise FileNotFoundError(f'config: expected a JSON file that a run saved, found none at {str(path)!r}')
+        try: values = json.loads(Path(path).read_text(encoding='utf-8'))
+        except ValueError as e: raise ValueError(f'config: expected a JSON file that a run saved, and {str(path)!r} cannot be read as one ({e})') from e
+        return cls.from_dict(values)
 
     def write(self,
         path:str|Path   # a JSON file

@@ -262,3 +262,7 @@ def test_folded_solutions_run():
     assert len(blocks) == 3
     torch.manual_seed(0)
     for block in blocks: exec(block, dict(torch=torch, attend=attend, MultiHeadAttention=MultiHeadAttention, second_order_pool=second_order_pool))
+
+
+def test_half_a_head_is_refused():
+    with pytest.raises(ValueError, match=r'heads: expected a divisor of dim=8, got 2\.0'): MultiHeadAttention(8, 2.)

@@ -228,3 +228,12 @@ def test_gpu_equals_cpu(threshold):
     boxes, scores = torch.cat([corner, corner + side], -1), torch.randint(5, (4, 300), generator=g).float()
     assert torch.equal(nms(boxes.cuda(), scores.cuda(), threshold, 20).cpu(), nms(boxes, scores, threshold, 20))
     assert torch.equal(nms(boxes[0].cuda(), scores[0].cuda(), threshold).cpu(), nms(boxes[0], scores[0], threshold))
+
+
+def test_sizes_as_numpy_gives_them():
+    numpy = pytest.importorskip('numpy')
+    assert torch.equal(anchors(numpy.int64(64), [32], [24], [1], [1]), anchors(64, [32], [24], [1], [1]))
+
+
+def test_half_a_box_cannot_be_kept():
+    with pytest.raises(ValueError, match='max_keep: expected None or a whole number of at least 0, got 2.5'): nms(torch.rand(3, 4), torch.rand(3), .5, 2.5)

@@ -88,3 +88,8 @@ def test_no_generator_uses_the_seeded_stream():
     lambda: clip_windows(0, 8), lambda: clip_windows(10, 8, clips=0), lambda: clip_windows(10, 8, step=0), lambda: clip_windows(10, 8, clips=2, step=2), lambda: clip_windows(10, 8, stride=-1)])
 def test_refused(call):
     with pytest.raises(ValueError, match='expected'): call()
+
+def test_frames_are_whole_in_every_sampler():
+    from fgar.data.clips import interval_indices
+    for sample in (lambda n: segment_indices(n, 4), lambda n: dense_indices(n, 4), lambda n: interval_indices(n, 4), lambda n: clip_windows(n, 4)):
+        with pytest.raises(ValueError, match='frames: expected a whole number of at least 1, got 30.5'): sample(30.5)

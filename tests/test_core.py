@@ -99,3 +99,32 @@ def test_unknown_attribute():
 def test_device_that_is_not_there():
     if torch.cuda.is_available(): pytest.skip('this machine has a GPU')
     with pytest.raises(ValueError, match='no CUDA GPU'): core.pick_device('cuda')
+
+def test_double_stays_double():
+    logits = torch.randn(3, 4, dtype=torch.double)
+    assert core.Prediction(logits).scores.dtype == torch.double and core.Prediction(logits.bfloat16()).scores.dtype == torch.float32
+    assert core.ActionModel().loss(core.Prediction(logits), torch.tensor([0, 1, 2]))['total'].dtype == torch.double
+
+def test_predictions_compare_as_objects():
+    pred = core.Prediction(torch.zeros(2, 2))
+    assert pred == pred and pred != core.Prediction(torch.zeros(2, 2)) and len({pred}) == 1
+
+@pytest.mark.parametrize('options,match', [(dict(frames=0), 'frames: expected an int of at least 1, got 0'), (dict(size=-1), 'size: expected an int'), (dict(frames='8'), "got '8'")])
+def test_impossible_lengths_and_sizes(options, match):
+    with pytest.raises(ValueError, match=match): fgar.create('tsn', classes=2, body='small', **options)
+
+def test_numpy_is_explained_or_taken():
+    numpy = pytest.importorskip('numpy')
+    model = fgar.create('tsn', classes=numpy.int64(2), body='small', frames=2, size=32)
+    assert type(model.options['classes']) is int
+    with pytest.raises(ValueError, match=r'clip: expected a torch.Tensor, got numpy.ndarray'): model(numpy.zeros((1, 3, 2, 32, 32), 'float32'))
+    with pytest.raises(ValueError, match='target: expected a tensor'): model.loss(core.Prediction(torch.zeros(1, 2)), [0])
+
+def test_devices_that_torch_has_not_heard_of():
+    with pytest.raises(ValueError, match="device: expected 'auto'.*got 'foo'"): core.pick_device('foo')
+
+def test_writing_is_tried_before_the_work(tmp_path):
+    core.check_writable(tmp_path/'new'/'report.html')
+    assert list(tmp_path.rglob('*')) == [tmp_path/'new']
+    (tmp_path/'file').write_text('')
+    with pytest.raises(OSError, match='cannot write here'): core.check_writable(tmp_path/'file'/'report.html')

@@ -41,9 +41,9 @@ def test_each_step_and_the_first_and_last_frame_are_drawn():
     drawn = [interval_indices(60, 6, 2, 10, True, g) for _ in range(600)]
     assert {int(d[1] - d[0]) for d in drawn} == set(range(2, 11)) and min(int(d[0]) for d in drawn) == 0 and max(int(d[-1]) for d in drawn) == 59
 
-@pytest.mark.parametrize('bad', [(0, 4), (10, 0), (10, 4, 0), (10, 4, 5, 4)])
-def test_sampling_says_what_is_wrong(bad):
-    with pytest.raises(ValueError, match='low ≤ high'): interval_indices(*bad)
+@pytest.mark.parametrize('bad,match', [((0, 4), 'frames: expected a whole number of at least 1, got 0'), ((10, 0), 'count: expected'), ((10, 4, 0), 'low: expected'), ((10, 4, 5, 4), 'low ≤ high')])
+def test_sampling_says_what_is_wrong(bad, match):
+    with pytest.raises(ValueError, match=match): interval_indices(*bad)
 
 # ---- flow
 

@@ -102,3 +102,8 @@ def test_folded_solutions_run():
     blocks = re.findall(r'```python\n(.*?)```', text, re.S)
     assert len(blocks) == 2
     for block in blocks: exec(block, dict(torch=torch, align_maps=align_maps, diversity_loss=diversity_loss))
+
+
+def test_maps_from_a_generator():
+    maps = [torch.rand(2, 4, 4) for _ in range(3)]
+    assert_close(diversity_loss(x for x in maps), diversity_loss(maps))

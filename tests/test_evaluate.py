@@ -150,3 +150,18 @@ def test_a_window_is_as_long_as_the_training_clips(tiny_run, checkpoint, tmp_pat
     assert checkpoint.seconds == pytest.approx(2.)                      # 16 frames at 8 per second
     windows = predict(long_video(tiny_run, tmp_path/'long.mp4', 3), checkpoint)
     assert [(w.start, w.end) for w in windows] == [(i, i + 2.) for i in range(5)]
+
+
+def test_predict_explains_impossible_numbers(tiny_run):
+    path, checkpoint = next((tiny_run/'data'/'test').rglob('*.mp4')), load_checkpoint(tiny_run/'run/best.pt')
+    with pytest.raises(ValueError, match='top: expected at least 0, got -1'): predict(path, checkpoint, top=-1)
+    with pytest.raises(ValueError, match='window, step: expected lengths above 0'): predict(path, checkpoint, window=0.)
+    with pytest.raises(ValueError, match='window, step: expected lengths above 0'): predict(path, checkpoint, step=0.)
+
+
+def test_an_output_that_cannot_be_written_stops_before_the_work(tiny_run, tmp_path, monkeypatch):
+    import fgar.evaluate as module
+    monkeypatch.setattr(module, 'score_loader', lambda *a, **k: pytest.fail('scored first'))
+    (tmp_path/'file').write_text('')
+    with pytest.raises(OSError, match='cannot write here'): evaluate(EvaluateConfig(checkpoint=str(tiny_run/'run/best.pt'), out=str(tmp_path/'file'/'out'), workers=0, quiet=True))
+    with pytest.raises(OSError, match='cannot write here'): predict(next((tiny_run/'data'/'test').rglob('*.mp4')), tiny_run/'run/best.pt', overlay=tmp_path/'file'/'o.mp4')

@@ -289,7 +289,7 @@ BAD = {
     'infinity': (lambda: tvl1(torch.where(A == A.max(), torch.inf, A), A), 'a: expected finite'),
     'range': (lambda: tvl1(A*255, A), 'Divide 8-bit frames by 255'),
     'normalised': (lambda: tvl1((A - .5)/.2, A), 'before colours are normalised'),
-    'an array': (lambda: tvl1(A.numpy(), A.numpy()), 'expected float32 or float64'),
+    'an array': (lambda: tvl1(A.numpy(), A.numpy()), 'a: expected a torch.Tensor, got numpy.ndarray'),
     'one frame': (lambda: clip_flow(FRAMES[:1]), 'at least 2 frames, got 1'),
     'no frame': (lambda: clip_flow(FRAMES[:0]), 'at least 2 frames, got 0'),
     'channels first': (lambda: clip_flow(torch.zeros(3, 3, 16, 16, dtype=torch.uint8)), 'clip: expected'),
@@ -372,3 +372,28 @@ def test_quantise_and_back(seed, limit):
     assert dequantise(quantise(torch.zeros(3), limit), limit).eq(0).all()
     assert torch.equal(quantise(-x, limit).int() - 128, 128 - levels.int())                      # a flip is exact in 8 bit
     assert dequantise(quantise(torch.tensor([9*limit]), limit), limit).item() == pytest.approx(limit)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_warp_counts_positions_exactly_in_half_precision(dtype):
+    image = torch.linspace(0, 1, 600).expand(1, 1, 12, 600).contiguous()
+    flow = torch.zeros(1, 2, 12, 600); flow[:, 0] = .5
+    out = warp(image.to(dtype), flow.to(dtype))
+    assert out.dtype == dtype
+    assert_close(out.float(), warp(image, flow), atol=torch.finfo(dtype).eps, rtol=0)
+
+
+def test_warp_mixes_precisions_and_refuses_integers():
+    image, flow = torch.rand(1, 1, 9, 10), torch.randn(1, 2, 9, 10, dtype=torch.double)
+    assert_close(warp(image, flow), warp(image, flow.float()))
+    with pytest.raises(ValueError, match='image: expected floating point, got torch.uint8'): warp((255*image).byte(), flow)
+
+
+def test_endpoint_error_explains():
+    a = torch.zeros(1, 2, 6, 7)
+    with pytest.raises(ValueError, match='valid: expected bool'): endpoint_error(a, a, torch.ones(1, 6, 7))
+    with pytest.raises(ValueError, match='border: expected px from 0 to less than half a side, got 3'): endpoint_error(a, a, border=3)
+
+
+def test_flow_of_no_clips_has_no_colours():
+    assert flow_to_rgb(torch.zeros(0, 2, 5, 6)).shape == (0, 5, 6, 3)

@@ -329,3 +329,26 @@ def test_copies_do_not_share_the_gate():
     assert_close(twin(clip).logits, model(clip).logits)
     with torch.no_grad(): twin.body.layer1[0].gsf.conv3D.weight.mul_(50)
     assert not torch.allclose(twin(clip).logits, model(clip).logits)
+
+
+def test_partial_bn_holds_for_any_network_and_its_copies(tmp_path):
+    norms = lambda net: [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    torch.manual_seed(0)
+    net = partial_bn(torch.nn.Sequential(*[layer for c in (3, 4, 5) for layer in (torch.nn.Conv2d(c, c + 1, 3), torch.nn.BatchNorm2d(c + 1))]))
+    torch.save(net, tmp_path/'net.pt')
+    for twin in (net, copy.deepcopy(net), torch.load(tmp_path/'net.pt', weights_only=False)):
+        first, *others = norms(twin.eval().train())
+        assert first.training and not any(m.training or m.weight.requires_grad for m in others)
+        twin(torch.randn(2, 3, 9, 9))
+        assert first.running_mean.any() and not any(m.running_mean.any() for m in others)
+    assert others[0] is not norms(net)[1]
+
+
+@pytest.mark.parametrize('name', ['tsn', 'gsf'])
+def test_norms_are_frozen_from_the_beginning(name):
+    first, *others = [m for m in fgar.create(name, classes=3, frames=2, size=32, body='small', freeze_bn=True).modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert first.training and not any(m.training for m in others)
+
+
+def test_gate_needs_a_frame():
+    with pytest.raises(ValueError, match='frames: expected at least 1, got 0'): GateShiftFuse(16, 0)

@@ -77,3 +77,29 @@ def test_labels_out_of_range_are_explained(name):
 def test_registry_entry_says_where_it_comes_from(name):
     entry = fgar.spec(name)
     assert entry.paper and entry.inputs and set(entry.inputs) <= set(fgar.core.STREAMS) and entry.build.__doc__
+
+
+@pytest.mark.parametrize('name', fgar.models())
+def test_saved_whole_and_fed_nothing(name, tmp_path):
+    model = build(name).eval()
+    torch.save(model, tmp_path/'model.pt')
+    twin = torch.load(tmp_path/'model.pt', weights_only=False)
+    assert type(twin) is type(model) and twin.options == model.options
+    if name in ('mvit', 'fstfl'): return                     # neither can tell the shape of no clips: mvit is torchvision's
+    with torch.no_grad(): assert twin(*(c[:0] for c in inputs(model))).logits.shape == (0, CLASSES)
+
+
+@pytest.mark.parametrize('name', ['bilinear', 'cnn', 'tsn-two-stream', 'nts-two-stream'])
+def test_double_precision(name):
+    model = build(name).eval()
+    with torch.no_grad(): single, double = model(*inputs(model)).logits, model.double()(*(c.double() for c in inputs(model))).logits
+    assert double.dtype == torch.double
+    assert_close(double.float(), single, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize('name', [name for name in fgar.models() if fgar.spec(name).inputs == ('rgb', 'flow')])
+def test_streams_of_other_lengths_are_explained(name):
+    model = build(name).eval()
+    clip, flow = inputs(model)
+    with pytest.raises(ValueError, match='flow: expected'): model(clip, flow[:, :, model.stack:])
+    with pytest.raises(ValueError, match='flow: expected'): model(clip, flow[:1])

@@ -343,3 +343,7 @@ def test_the_command_trains_it(name, tmp_path):
     saved = load_checkpoint(tmp_path/'run/last.pt')
     assert saved.labels == ['spin', 'dunk'] and not saved.model.training
     with torch.no_grad(): assert saved.model(*inputs(saved.model, size=48)).logits.isfinite().all()
+
+
+def test_frames_too_small_for_an_anchor_are_explained():
+    with pytest.raises(ValueError, match=r'clip: expected frames that hold an anchor of 24 px, got \(16, 16\)'): fgar.create('nts', 5, body='small').eval()(torch.rand(1, 3, 2, 16, 16))

@@ -146,3 +146,12 @@ def test_state_dict_round_trip():
     (lambda: LayerNormLSTM(3, 4)(torch.zeros(2, 0, 3)), 'one step'), (lambda: LayerNormLSTM(3, 4, True)(torch.zeros(2, 5, 3), (torch.zeros(1, 2, 4),)*2), 'D=2')])
 def test_lstm_says_what_is_wrong(call, words):
     with pytest.raises(ValueError, match=re.escape(words)): call()
+
+
+@pytest.mark.parametrize('levels', [3, (), (0, 1), (1.5,)])
+def test_levels_are_explained(levels):
+    with pytest.raises(ValueError, match='levels: expected one or more whole numbers'): temporal_pyramid(torch.zeros(1, 4, 2), levels)
+
+
+def test_state_is_a_pair():
+    with pytest.raises(ValueError, match='state: expected a pair of h and c'): LayerNormLSTM(3, 4)(torch.zeros(2, 5, 3), torch.zeros(1, 2, 4))

@@ -113,3 +113,16 @@ def test_write(tmp_path, monkeypatch):
     assert all(written[str(tmp_path/r['path'])] == ((4, 16, 16, 3), torch.uint8, 2) for r in rows)
     assert all(0 <= float(r['moment_start']) < float(r['moment_end']) <= float(r['end']) == 2 for r in rows)
     with pytest.raises(ValueError, match='even'): write_court26(tmp_path, size=15)
+
+
+@pytest.mark.parametrize('draw,match', [
+    (lambda: court26('train', count=0), 'count: expected at least 1 clip, got 0'), (lambda: court26('train', count=1, size=0, progress=False), 'size, frames: expected at least 1 px and 1 frame, got 0 and 16'),
+    (lambda: untrimmed([]), 'labels: expected at least one'), (lambda: untrimmed([99]), r'labels: expected at least one, from 0 to 25, got \[99\]'),
+    (lambda: untrimmed([1], fps=.1), 'size, frames: expected'), (lambda: untrimmed([1], difficulty=5), 'difficulty: expected')])
+def test_scenes_that_cannot_be_drawn(draw, match):
+    with pytest.raises(ValueError, match=match): draw()
+
+
+def test_fewer_clips_than_none_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match='train, val, test: expected at least 0 clips'): write_court26(tmp_path, train=-1, size=16)
+    assert not list(tmp_path.iterdir())

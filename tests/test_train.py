@@ -461,3 +461,14 @@ def test_options_as_typed_and_as_json_has_them():
     assert TrainConfig(options=dict(residual='false', gate='True', space='none', widths=[8, 16])).options == dict(residual=False, gate=True, space='none', widths=(8, 16))
     model = T.build_model(TrainConfig(model='mhssa-rgb', options=dict(body='small', residual='false'), frames=2, size=48), ['a', 'b'])
     assert model.options['residual'] is False
+
+
+@pytest.mark.parametrize('name', ['epochs', 'batch', 'workers', 'save_every'])
+def test_half_of_a_count_is_refused(name):
+    with pytest.raises(ValueError, match=f'{name}: expected a whole number, got 2.5'): TrainConfig(**{name: 2.5})
+
+
+def test_a_config_that_is_no_json_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match='config: expected a JSON file'): TrainConfig.read(tmp_path/'none.json')
+    (tmp_path/'config.json').write_text('epochs = 3')
+    with pytest.raises(ValueError, match="config: expected a JSON file that a run saved, and .*config.json"): TrainConfig.read(tmp_path/'config.json')

@@ -407,3 +407,13 @@ def test_real_file(entry):
     assert len(truth) == info.frames
     picks = torch.randint(info.frames, (8,), generator=torch.Generator().manual_seed(0))
     assert torch.equal(read_frames(path, picks, size=48), truth[picks]), picks
+
+
+def test_one_of_many_is_said_or_taken(tmp_path):
+    with pytest.raises(ValueError, match="workers: expected None or at least 0"): check_videos([], workers=-3)
+    path = write_video(tmp_path/'clip.MP4', torch.zeros(4, 32, 48, 3, dtype=torch.uint8))
+    assert [c.ok for c in check_videos(str(path), progress=False)] == [True]
+    assert read_frames(path, [0], size=np.int64(16)).shape == (1, 16, 24, 3)
+    with pytest.raises(ValueError, match=r'indices: expected a list of whole numbers, got 3. One frame: \[3\]'): read_frames(path, 3)
+    with pytest.raises(ValueError, match='codec: expected one that goes into this kind of file'): write_video(tmp_path/'clip.webm', torch.zeros(4, 32, 48, 3, dtype=torch.uint8))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['clip.MP4']

@@ -66,7 +66,8 @@ def interval_indices(
     generator:torch.Generator=None   # on the CPU; None: torch's own stream
 )->Tensor:                           # (T,) int64, rising; the last frame repeated when N < T
     "Training: step and start at random; testing: frame ⌊i·N/T⌋ (deep-fusion paper, sections 3.6 and 4.2)."
-    if min(frames, count, low) < 1 or high < low: raise ValueError(f'frames, count, low, high: expected at least 1 each and low ≤ high, got {frames}, {count}, {low}, {high}')
+    _positive(frames=frames, count=count, low=low, high=high)
+    if high < low: raise ValueError(f'low, high: expected low ≤ high, got {low} and {high}')
     i = torch.arange(count)
     if frames <= count: return i.clamp(max=frames - 1)
     if not train: return i*frames//count

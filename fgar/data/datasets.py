@@ -342,6 +342,7 @@ class Loader:
         world:int=1              # … of so many
     ):
         if not isinstance(batch, int) or batch < 1: raise ValueError(f'batch: expected an int of at least 1, got {batch!r}')
+        if not isinstance(workers, int) or workers < 0: raise ValueError(f'workers: expected an int of at least 0 (decode in this process), got {workers!r}')
         if not 0 <= rank < world: raise ValueError(f'rank: expected 0 to {world-1} (world is {world}), got {rank}. Ranks count from 0')
         if balanced and not train: raise ValueError('balanced: expected False when testing, got True. Testing sees each row once')
         if train and len(dataset) < batch*world: raise ValueError(f'batch: expected at most {len(dataset)//world} ({len(dataset)} rows over {world} ranks), got {batch}. Training drops a step that is not full')

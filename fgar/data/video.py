@@ -62,7 +62,7 @@ def write_video(
     options = {'g': str(gop), **({'mbtree': '0'} if codec == 'libx264' else {}), **({'crf': str(crf)} if crf is not None and codec.startswith('lib') else {}), **(options or {})}
     # x264's macroblock tree gives another file from one run to the next; without it the same frames give the same bytes
     if hasattr(path, 'write'): _encode(path, 'mp4', frames, fps, codec, pix_fmt, options); return path
-    if Path(path).suffix not in _SUFFIXES: raise ValueError(f"path: expected a name that ends in one of {' '.join(_SUFFIXES)}, got {str(path)!r}")
+    if Path(path).suffix.lower() not in _SUFFIXES: raise ValueError(f"path: expected a name that ends in one of {' '.join(_SUFFIXES)}, got {str(path)!r}")
     with atomic_write(path) as temporary: _encode(str(temporary), None, frames, fps, codec, pix_fmt, options)
     return path
 
@@ -75,7 +75,8 @@ def _encode(target, container, frames, fps, codec, pix_fmt, options)->None:
                     height, width = chunk.shape[1:3]
                     if '420' in pix_fmt and (height % 2 or width % 2):
                         raise ValueError(f"frames: {pix_fmt} needs even sides, got {height}×{width} px. Crop a line (frames[:, :{height//2*2}, :{width//2*2}]) or keep it with pix_fmt='yuv444p'")
-                    stream = output.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+                    try: stream = output.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+                    except ValueError as e: raise ValueError(f'codec: expected one that goes into this kind of file, got {codec!r} ({e}). For .webm take libvpx-vp9') from e
                     stream.height, stream.width, stream.pix_fmt = height, width, pix_fmt
                     if pix_fmt.startswith('yuv'): stream.codec_context.colorspace, stream.codec_context.color_range = 6, 1   # BT.601, 16…235: said, not left to guess
                 for frame in chunk:
@@ -295,7 +296,8 @@ def _target(info:VideoInfo, size)->tuple[int,int]:
     "Height and width to decode to."
     if size is None: return info.height, info.width
     pair = list(size) if isinstance(size, (tuple, list)) else [size]
-    if len(pair) not in (1, 2) or not all(isinstance(s, int) and s > 0 for s in pair): raise ValueError(f'size: expected None, the short side or (height, width) in px, got {size!r}')
+    if len(pair) not in (1, 2) or not all(hasattr(s, '__index__') and s > 0 for s in pair): raise ValueError(f'size: expected None, the short side or (height, width) in px, got {size!r}')
+    pair = [int(s) for s in pair]
     if len(pair) == 2: return tuple(pair)
     short = min(info.height, info.width)
     return tuple(max(1, (side*pair[0] + short//2)//short) for side in (info.height, info.width))
@@ -344,6 +346,7 @@ def read_frames(
     if indices is None: wanted = _span(path, index, start, end)
     else:
         if start is not None or end is not None: raise ValueError('indices: expected either indices or start and end, got both')
+        if not hasattr(indices, '__iter__') or getattr(indices, 'ndim', 1) == 0: raise ValueError(f'indices: expected a list of whole numbers, got {indices!r}. One frame: [{indices!r}]')
         wanted = np.asarray(indices if hasattr(indices, '__array__') else list(indices))
         if wanted.size == 0: wanted = wanted.astype(np.int64)
         if wanted.ndim != 1 or wanted.dtype.kind not in 'iu': raise ValueError(f'indices: expected a list of whole numbers, got {wanted.dtype} of shape {wanted.shape}')
@@ -409,13 +412,14 @@ def _check(path, limit:float)->VideoCheck:
     return VideoCheck(path, True, '; '.join(odd), info.frames, info.fps)
 
 def check_videos(
-    paths:Iterable[str|Path],  # video files
+    paths:Iterable[str|Path],  # video files, or a single one
     workers:int|None=None,     # threads; None: one per core
     limit:float=60,            # s per file, after which it counts as bad
     progress:bool=True         # show a bar
 )->list[VideoCheck]:           # one per path, in order
     "Decode each file to its end and say which are bad or odd, and why. Nothing is raised for a bad file."
-    paths = list(paths)
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)      # one is a list of one
+    if workers is not None and workers < 0: raise ValueError(f'workers: expected None or at least 0 (one per core), got {workers}')
     pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)               # PyAV gives the interpreter lock back while it decodes
     try: return list(tqdm(pool.map(lambda path: _check(path, limit), paths), total=len(paths), disable=not progress, desc='checking'))
     finally: pool.shutdown(cancel_futures=True)                             # Ctrl-C drops the files that were not begun

@@ -49,6 +49,7 @@ def map_cosines(
     check:bool|None=None                 # error on non-finite values: True, False, or None: on CPU only
 )->Tensor:                               # (N, S, S) cosines in [-1, 1]; 0 for maps that are zero everywhere
     "Cosine similarity of every pair of maps, aligned to one size."
+    maps = list(maps)
     for i, x in enumerate(maps):
         if (check or (check is None and x.device.type == 'cpu')) and not x.isfinite().all():
             raise ValueError(f'maps[{i}]: expected finite values, got {x.numel() - int(x.isfinite().sum())} of {x.numel()} that are not. Compute the softmax in float32, or lower the learning rate')

@@ -23,7 +23,7 @@ def frame_by_frame(
     pred:Prediction,    # with frame_logits (N, T, K) among its extras
 )->Prediction:          # logits: log of the mean probability
     "Average the probabilities of single frames."
-    scores = pred.extras['frame_logits'].float().softmax(-1).mean(1)
+    scores = Prediction(pred.extras['frame_logits']).scores.mean(1)
     return Prediction(scores.clamp_min(torch.finfo(scores.dtype).tiny).log(), pred.extras)
 
 def frame_loss(
@@ -32,7 +32,8 @@ def frame_loss(
 )->dict[str,Tensor]:
     "Cross-entropy of each frame by itself, averaged."
     check_target(target, pred.logits)
-    logits = pred.extras['frame_logits'].float()                                          # N T K
+    logits = pred.extras['frame_logits']                                                  # N T K
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return {'total': F.cross_entropy(logits.flatten(0, 1), target.repeat_interleave(logits.shape[1]))}
 
 @register('cnn', paper='Simonyan and Zisserman 2014, Two-Stream Convolutional Networks, spatial stream', frames=8, size=224)
@@ -111,8 +112,9 @@ def bilinear_pool(
 )->Tensor:           # (N, C·C), length 1
     "Mean outer product over positions, signed square root, unit length (Lin et al. 2015, §3)."
     x = x.flatten(2)                                              # N C P
-    pooled = (x @ x.mT/x.shape[2]).flatten(1).float()
-    return F.normalize(pooled.sign()*(pooled.abs() + 1e-8).sqrt(), dim=1)
+    pooled = (x @ x.mT/x.shape[2]).flatten(1)
+    exact = pooled.to(torch.promote_types(x.dtype, torch.float32))
+    return F.normalize(exact.sign()*(exact.abs() + 1e-8).sqrt(), dim=1).to(pooled.dtype)
 
 @register('bilinear', paper='Lin et al. 2015, Bilinear CNN Models for Fine-grained Visual Recognition', frames=8, size=224)
 class BilinearCNN(TSN):

@@ -57,12 +57,12 @@ def per_frame(
     recompute:bool=False       # keep only what leaves each pooling, compute the rest again for the gradient
 )->Tensor:                     # (N, C', T, h, w)
     "A picture network on each frame."
-    N, x = x.shape[0], rearrange(x, 'n c t h w -> (n t) c h w')
+    T, x = x.shape[2], rearrange(x, 'n c t h w -> (n t) c h w')
     if recompute:
         ends = [0] + [i + 1 for i, m in enumerate(layers) if isinstance(m, nn.MaxPool2d)] + [len(layers)]
         for a, b in zip(ends, ends[1:]): x = checkpoint(layers[a:b], x, use_reentrant=False)
     else: x = layers(x)
-    return rearrange(x, '(n t) c h w -> n c t h w', n=N)
+    return rearrange(x, '(n t) c h w -> n c t h w', t=T)
 
 class TemporalStream(nn.Module):
     "Picture layers on stacks of flow, then MST, 3D, MST, 3D (deep-fusion paper, Figs. 2–3)."
@@ -137,6 +137,7 @@ class DeepFusion(ActionModel):
             if not self.pool_space: check_shape(name, clip, 'N C T H W', 'The LSTM has weights for each pixel: create the model with that size, or with pool_space=True', H=self.size, W=self.size)
         if 'rgb' in given: out.append(per_frame(self.spatial, given['rgb'], again))
         if 'flow' in given: out.append(self.temporal(flow_channels(given['flow'], self.stack, self.channels, self.limit), again))
+        if len(out) == 2 and out[0].shape[0] != out[1].shape[0]: raise ValueError(f"flow: expected one for each of {out[0].shape[0]} clips, got {out[1].shape[0]}")
         if len(out) == 2 and out[0].shape[2] != out[1].shape[2]: raise ValueError(f"flow: expected T·L = {out[0].shape[2]}·{self.stack} fields for {out[0].shape[2]} frames, got {given['flow'].shape[2]}")
         x = out[0] if len(out) == 1 else self.fuse(torch.cat(out, 1)).relu()
         return F.max_pool3d(x, (1, 2, 2))

@@ -107,6 +107,7 @@ class GateShiftFuse(nn.Module):
         ratio:float=25   # per cent of the channels that take part, 0 … 100
     ):
         super().__init__()
+        if frames < 1: raise ValueError(f'frames: expected at least 1, got {frames}')
         if not 0 < ratio <= 100: raise ValueError(f'ratio: expected per cent of the channels, above 0 and at most 100, got {ratio}')
         if channels < 4: raise ValueError(f'channels: expected at least 4 (two groups of two halves), got {channels}')
         used = min(channels//4, max(1, round(channels*ratio/400)))*4         # two groups, each of two halves
@@ -120,7 +121,7 @@ class GateShiftFuse(nn.Module):
         n = check_frames(x, self.frames)
         own = x[:, :self.channels]
         gate = torch.tanh(self.gate(self.bn(own).relu()))[:, :, :, None]     # N T 2 1 H W
-        own = own.unflatten(0, (n, -1)).unflatten(2, (2, -1))                # N T 2 c H W
+        own = own.unflatten(0, (n, self.frames)).unflatten(2, (2, -1))                # N T 2 c H W
         y = gate*own
         r, zero = own - y, torch.zeros_like(y[:, :1, 0])
         y = torch.stack([torch.cat([y[:, 1:, 0], zero], 1), torch.cat([zero, y[:, :-1, 1]], 1)], 2)            # from t+1, from t-1
@@ -324,10 +325,14 @@ def load_body(
 def partial_bn(
     model:nn.Module   # any network
 )->nn.Module:         # the same network
-    "Freeze statistics and weights of all batch-norm layers but the first (Wang et al. 2016, §3.2). Call it after each `model.train()`."
+    "Freeze statistics and weights of all batch-norm layers but the first (Wang et al. 2016, §3.2), for good: a later `train()` leaves them as they are."
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for m in layers[1:]: m.eval().requires_grad_(False)
+    for m in layers[1:]:
+        m.requires_grad_(False).train = partial(_stay, m)
+        m.train()
     return model
+
+def _stay(norm, mode=True): norm.training = False; return norm
 
 # %% ../../nbs/30_frames2d.ipynb #af7a3be1
 @register('tsn', paper='Wang et al. 2016, Temporal Segment Networks', frames=8, size=224)

@@ -212,6 +212,7 @@ class NTSNet(ActionModel):
         "Non-maximum suppression of the scored anchors."
         boxes, keep, every = _anchors(*image_size, self.size*self.anchor, self.screening.strides, self.border, scores.device)
         if scores.shape[1] != every: raise ValueError(f'clip: expected frames whose maps have ⌈side/{self.screening.strides[0]}⌉ rows and columns, got {image_size} px. This body rounds down: take sides that are multiples of {self.screening.strides[-1]}')
+        if not len(boxes): raise ValueError(f'clip: expected frames that hold an anchor of {self.size*self.anchor:.0f} px, got {tuple(image_size)} px. Use larger frames, a smaller size or anchor, or border="pad"')
         scores = scores.index_select(1, keep)
         kept = nms(boxes.expand(scores.shape[0], -1, -1), scores.detach(), self.threshold, count)
         index = kept.clamp(min=0)

@@ -69,8 +69,8 @@ class CompositeLSTM(ActionModel):
     def forward(self,
         clip:Tensor      # (N, 3, T, H, W), T of at least 2
     )->Prediction:       # as `read`
-        N = check_clip(clip)['N']
-        return self.read(rearrange(self.body(rearrange(clip, 'n c t h w -> (n t) c h w')), '(n t) d -> n t d', n=N))
+        T = check_clip(clip)['T']
+        return self.read(rearrange(self.body(rearrange(clip, 'n c t h w -> (n t) c h w')), '(n t) d -> n t d', t=T))
 
     def loss(self,
         pred:Prediction,  # from `forward`
@@ -126,9 +126,9 @@ class SoftAttentionLSTM(ActionModel):
     def forward(self,
         clip:Tensor      # (N, 3, T, size, size)
     )->Prediction:       # as `read`
-        N = check_clip(clip)['N']
+        T = check_clip(clip)['T']
         check_shape('clip', clip, 'N C T H W', 'There is one weight vector for each place: create the model with that size', H=self.size, W=self.size)
-        return self.read(rearrange(self.body(rearrange(clip, 'n c t h w -> (n t) c h w')), '(n t) c h w -> n t c h w', n=N))
+        return self.read(rearrange(self.body(rearrange(clip, 'n c t h w -> (n t) c h w')), '(n t) c h w -> n t c h w', t=T))
 
     def loss(self,
         pred:Prediction,  # from `forward`

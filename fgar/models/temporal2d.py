@@ -36,8 +36,8 @@ class TemporalConv(nn.Conv2d):
     def forward(self,
         x:Tensor        # (N·T, C, H, W)
     )->Tensor:          # (N·T, C, H, W)
-        n, w = check_frames(x, self.frames), x.shape[3]
-        y = super().forward(rearrange(x, '(n t) c h w -> n c t (h w)', n=n))
+        check_frames(x, self.frames)
+        w, y = x.shape[3], super().forward(rearrange(x, '(n t) c h w -> n c t (h w)', t=self.frames))
         return rearrange(y, 'n c t (h w) -> (n t) c h w', w=w)
 
 # %% ../../nbs/30a_temporal_modules.ipynb #1375d2db
@@ -47,8 +47,8 @@ def next_minus_now(
     frames:int      # T
 )->Tensor:          # (N·T, C, H, W); zeros for the last frame
     "Difference of each frame to the one after it."
-    n = check_frames(now, frames)
-    step = moved.unflatten(0, (n, -1))[:, 1:] - now.unflatten(0, (n, -1))[:, :-1]
+    check_frames(now, frames)
+    step = moved.unflatten(0, (-1, frames))[:, 1:] - now.unflatten(0, (-1, frames))[:, :-1]
     return torch.cat([step, torch.zeros_like(step[:, :1]) if frames > 1 else torch.zeros_like(now)[:, None]], 1).flatten(0, 1)
 
 # %% ../../nbs/30a_temporal_modules.ipynb #c6735217
@@ -112,7 +112,8 @@ class GSTConv(nn.Conv2d):
     def forward(self,
         x:Tensor         # (N·T, C, H, W)
     )->Tensor:           # (N·T, C', H', W')
-        clip = rearrange(x[:, self.in_channels:], '(n t) c h w -> n c t h w', n=check_frames(x, self.frames))
+        check_frames(x, self.frames)
+        clip = rearrange(x[:, self.in_channels:], '(n t) c h w -> n c t h w', t=self.frames)
         return torch.cat([super().forward(x[:, :self.in_channels]), rearrange(self.time(clip), 'n c t h w -> (n t) c h w')], 1)
 
 # %% ../../nbs/30a_temporal_modules.ipynb #8406417b
@@ -212,9 +213,9 @@ class TemporalAdaptive(nn.Module):
         x:Tensor        # (N·T, C, H, W)
     )->Tensor:          # (N·T, C, H, W)
         n, (c, h, w) = check_frames(x, self.frames), x.shape[1:]
-        course = rearrange(x.mean((2, 3)), '(n t) c -> n c t', n=n)
+        course = rearrange(x.mean((2, 3)), '(n t) c -> n c t', t=self.frames)
         kernel = self.G(course.flatten(0, 1))                                             # NC 3
-        x = rearrange(x, '(n t) c h w -> n c t (h w)', n=n)*self.L(course)[..., None]
+        x = rearrange(x, '(n t) c h w -> n c t (h w)', t=self.frames)*self.L(course)[..., None]
         kernel, padded = kernel.to(x.dtype).view(n, c, 3, 1), F.pad(x, (0, 0, 1, 1))
         y = sum(kernel[:, :, i:i+1]*padded[:, :, i:i+self.frames] for i in range(3))      # a filter per clip and channel, in three products
         return rearrange(y, 'n c t (h w) -> (n t) c h w', h=h)
@@ -273,8 +274,9 @@ class MotionSqueeze(nn.Module):
     def forward(self,
         x:Tensor        # (N·T, C, H, W)
     )->Tensor:          # (N·T, C, H, W)
-        z = self.reduce(x).unflatten(0, (check_frames(x, self.frames), -1))               # N T c H W
-        moved = squeeze_motion(correlate(z[:, :-1].flatten(0, 1), z[:, 1:].flatten(0, 1), self.radius)).unflatten(0, (z.shape[0], -1))
+        n = check_frames(x, self.frames)
+        z = self.reduce(x).unflatten(0, (n, self.frames))                                 # N T c H W
+        moved = squeeze_motion(correlate(z[:, :-1].flatten(0, 1), z[:, 1:].flatten(0, 1), self.radius)).unflatten(0, (n, self.frames - 1))
         moved = torch.cat([moved, moved[:, -1:]], 1).flatten(0, 1)                        # the last frame repeats the one before
         return x + self.features(moved.to(x.dtype))
 

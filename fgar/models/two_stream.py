@@ -70,6 +70,7 @@ class TwoStream(ActionModel):
         flow:Tensor        # (N, 2, T·L, H, W) px per frame
     )->Prediction:         # extras: rgb and flow, the streams' own predictions
         p, q = self.rgb(clip), self.flow(flow)
+        check_shape('flow', flow, 'N 2 TL H W', f'One flow per clip, and {self.stack} fields for each of its {clip.shape[2]} frames', N=clip.shape[0], TL=clip.shape[2]*self.stack)
         mixed = self.weights[0]*p.scores + self.weights[1]*q.scores
         return Prediction(mixed.clamp_min(torch.finfo(mixed.dtype).tiny).log(), {'rgb': p, 'flow': q})
 

@@ -208,4 +208,4 @@ class TorchvisionVideo(ActionModel):
 for _name, _build, _frames, _size, _paper in [
         ('r3d', 'r3d_18', 16, 112, 'Tran et al. 2018, R3D-18'), ('mc3', 'mc3_18', 16, 112, 'Tran et al. 2018, MC3-18'), ('r2plus1d', 'r2plus1d_18', 16, 112, 'Tran et al. 2018, R(2+1)D-18'),
         ('s3d', 's3d', 16, 224, 'Xie et al. 2018, S3D'), ('mvit', 'mvit_v2_s', 16, 224, 'Li et al. 2022, MViTv2-S'), ('swin3d', 'swin3d_t', 32, 224, 'Liu et al. 2022, Video Swin-T')]:
-    register(_name, paper=_paper, frames=_frames, size=_size)(type(_name, (TorchvisionVideo,), {'build': _build, '__doc__': f"torchvision's `{_build}`."}))
+    globals()[_name] = register(_name, paper=_paper, frames=_frames, size=_size)(type(_name, (TorchvisionVideo,), {'build': _build, '__doc__': f"torchvision's `{_build}`.", '__module__': __name__}))     # a name of the module, so that models can be pickled

@@ -72,8 +72,8 @@ class MultiHeadAttention(nn.Module):
         bias:float|str=0.            # inside the sigmoid; '-log T' starts near a mean
     ):
         super().__init__()
-        if heads < 1 or dim % heads:
-            raise ValueError(f'heads: expected a divisor of dim={dim}, got {heads}. Possible: {", ".join(str(h) for h in range(1, dim+1) if dim % h == 0)}')
+        if not isinstance(heads, int) or heads < 1 or dim % heads:
+            raise ValueError(f'heads: expected a divisor of dim={dim}, got {heads!r}. Possible: {", ".join(str(h) for h in range(1, dim+1) if dim % h == 0)}')
         check_choice('activation', activation, _ACTIVATIONS); _check_bias(bias)
         self.dim, self.heads, self.activation, self.bias = dim, heads, activation, bias
         self.in_proj_weight, self.in_proj_bias = nn.Parameter(torch.empty(3*dim, dim)), nn.Parameter(torch.zeros(3*dim))

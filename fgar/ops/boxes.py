@@ -18,7 +18,7 @@ from ..core import check_choice, check_shape
 # %% ../../nbs/12_nms.ipynb #8e09f249
 _STEPS = 2**(1/3), 2**(2/3)
 
-def _height_width(size)->tuple[int,int]: return (size, size) if isinstance(size, int) else tuple(size)
+def _height_width(size)->tuple[int,int]: return tuple(size) if hasattr(size, '__len__') else (size, size)
 
 def inside(
     boxes:Tensor,                    # (..., 4) xyxy, px
@@ -116,7 +116,7 @@ def nms(
     boxes = _boxes('boxes', boxes)
     check_shape('scores', scores, 'N A' if boxes.ndim == 3 else 'A', **dict(zip('NA' if boxes.ndim == 3 else 'A', boxes.shape)))
     if scores.device.type == 'cpu' and not torch.compiler.is_exporting() and scores.isnan().any(): raise ValueError('scores: expected numbers, got NaN. Did training diverge?')
-    if max_keep is not None and max_keep < 0: raise ValueError(f'max_keep: expected None or at least 0, got {max_keep}')
+    if max_keep is not None and not (hasattr(max_keep, '__index__') and max_keep >= 0): raise ValueError(f'max_keep: expected None or a whole number of at least 0, got {max_keep!r}')
     if boxes.ndim == 3: return _nms_batch(boxes, scores, threshold, boxes.shape[1] if max_keep is None else max_keep)
     kept = _nms_one(boxes, scores, threshold)[:max_keep]
     return kept if max_keep is None else F.pad(kept, (0, max_keep - len(kept)), value=-1)

@@ -40,6 +40,14 @@ def correlate_naive(
     return out
 
 # %% ../../nbs/13_correlation.ipynb #14856f83
+def _once(backward):
+    "A backward without a gradient of its own; torch's `once_differentiable` would give zeros in its place."
+    @functools.wraps(backward)
+    def checked(ctx, grad):
+        if torch.is_grad_enabled(): raise RuntimeError("correlation: expected a first derivative (create_graph=False), got a second one. It is there with backend='unfold' and normalize=False, of features scaled by F.normalize")
+        return backward(ctx, grad)
+    return checked
+
 class _Unit(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -49,7 +57,7 @@ class _Unit(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @_once
     def backward(ctx, grad):               # what lies along the vector does not turn it: remove it
         out, inverse = ctx.saved_tensors
         return torch.addcmul(grad, out, (grad*out).sum(1, keepdim=True), value=-1).mul_(inverse)
@@ -121,7 +129,7 @@ class _Banded(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @_once
     def backward(ctx, grad):
         (a, b, w), radius = ctx.saved_tensors, ctx.radius
         da, db, dw = torch.zeros_like(a), torch.zeros_like(b), None if w is None else torch.zeros_like(w)
@@ -178,7 +186,7 @@ def correlate(
 def _check_clip_features(x:Tensor, radius:int, offsets:Sequence[int])->tuple[tuple[int,...],torch.dtype,torch.dtype]:
     "Check a clip of features and its offsets."
     sizes = check_shape('x', x, 'N C T H W', 'Features keep their time axis: rearrange(x, \'(n t) c h w -> n c t h w\', t=T)')
-    offsets = tuple(offsets) if isinstance(offsets, Sequence) else offsets
+    offsets = tuple(offsets.tolist() if hasattr(offsets, 'tolist') else offsets) if isinstance(offsets, Sequence) or getattr(offsets, 'ndim', 0) == 1 else offsets
     if not isinstance(offsets, tuple) or not offsets or not all(isinstance(l, int) and l >= 0 for l in offsets):
         raise ValueError(f'offsets: expected one or more frame distances of at least 0, as in (0, 1, 2), got {offsets!r}')
     if sizes['T'] <= max(offsets): raise ValueError(f"x: expected more than {max(offsets)} frames for offsets {offsets}, got T={sizes['T']}. Use a longer clip or smaller offsets")
@@ -188,9 +196,9 @@ def _pairs(x:Tensor, offset:int)->tuple[Tensor,Tensor]:     # (N, T, C, H, W) �
     "Frames that have a partner `offset` later, and the partners."
     return x[:,:x.shape[1]-offset].flatten(0, 1), x[:,offset:].flatten(0, 1)
 
-def _to_clip(maps:Tensor, clips:int, offset:int)->Tensor:   # (N·(T-l), K, H, W) → (N, K, T, H, W)
+def _to_clip(maps:Tensor, clips:int, frames:int, offset:int)->Tensor:   # (N·(T-l), K, H, W) → (N, K, T, H, W)
     "Put maps back into clips; zeros for the frames without a partner."
-    return F.pad(maps.unflatten(0, (clips, -1)).transpose(1, 2), (0, 0, 0, 0, 0, offset))
+    return F.pad(maps.unflatten(0, (clips, frames - offset)).transpose(1, 2), (0, 0, 0, 0, 0, offset))
 
 def spatiotemporal_correlation(
     x:Tensor,                # (N, C, T, H, W) features of a clip
@@ -202,7 +210,7 @@ def spatiotemporal_correlation(
     offsets, compute, dtype = _check_clip_features(x, radius, offsets)
     with torch.autocast(_autocast(x), enabled=False):
         u = unit(x.to(compute)).transpose(1, 2).contiguous()
-        out = [_to_clip(_plain(*_pairs(u, l), radius, backend), x.shape[0], l) for l in offsets]
+        out = [_to_clip(_plain(*_pairs(u, l), radius, backend), *u.shape[:2], l) for l in offsets]
         return torch.stack(out, 1).unflatten(2, (2*radius+1, -1)).to(dtype)
 
 # %% ../../nbs/13_correlation.ipynb #5c8b30ae
@@ -247,4 +255,4 @@ def correlation_features(
         if backend != 'gemm' or torch.compiler.is_exporting():
             return torch.einsum('nlkthw,ldk->nldthw', spatiotemporal_correlation(x, radius, offsets, 'auto' if torch.compiler.is_exporting() else backend).flatten(2, 3), weights).to(dtype)
         u = unit(x).transpose(1, 2).contiguous()
-        return torch.stack([_to_clip(_Banded.apply(*_pairs(u, l), w, radius), len(x), l) for l, w in zip(offsets, weights)], 1).to(dtype)
+        return torch.stack([_to_clip(_Banded.apply(*_pairs(u, l), w, radius), *u.shape[:2], l) for l, w in zip(offsets, weights)], 1).to(dtype)

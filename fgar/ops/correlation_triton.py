@@ -11,6 +11,8 @@ import functools
 import torch
 from torch import Tensor
 
+from .correlation import _once
+
 # %% ../../nbs/13a_correlation_triton.ipynb #2a97a339
 import triton
 import triton.language as tl
@@ -178,7 +180,7 @@ class Fused(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @_once
     def backward(ctx, grad):
         x, inverse, w, offsets = ctx.saved_tensors
         (N, C, T, H, W), (L, D, _), size, grad = x.shape, w.shape, ctx.size, grad.contiguous()

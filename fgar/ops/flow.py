@@ -29,12 +29,15 @@ def warp(
     check_choice('mode', mode, ['bilinear', 'bicubic', 'corrected'])
     sizes = check_shape('image', image, 'N C H W')
     check_shape('flow', flow, 'N 2 H W', **{k: sizes[k] for k in 'NHW'})
-    h, w = sizes['H'], sizes['W']
+    for name, x in dict(image=image, flow=flow).items():
+        if not x.is_floating_point(): raise ValueError(f'{name}: expected floating point, got {x.dtype}. {name}.float()?')
+    dtype, exact = image.dtype, functools.reduce(torch.promote_types, (image.dtype, flow.dtype, torch.float32))      # bfloat16 cannot count to 257, and positions are counted
+    h, w, image, flow = sizes['H'], sizes['W'], image.to(exact), flow.to(exact)
     line = lambda n: torch.arange(n, dtype=flow.dtype, device=flow.device)
     at = torch.stack([line(w) + flow[:, 0], line(h)[:, None] + flow[:, 1]], -1)                # (N, H, W, 2)
     if mode == 'corrected': t = at - at.floor(); at = at + t*(1 - t)*(t - .5)
     at = at*at.new_tensor([2/max(w-1, 1), 2/max(h-1, 1)]) - 1
-    return F.grid_sample(image, at, 'bilinear' if mode == 'bilinear' else 'bicubic', 'border', align_corners=True)
+    return F.grid_sample(image, at, 'bilinear' if mode == 'bilinear' else 'bicubic', 'border', align_corners=True).to(dtype)
 
 # %% ../../nbs/10_optical_flow.ipynb #3af1e41b
 def endpoint_error(
@@ -49,6 +52,8 @@ def endpoint_error(
     sizes = check_shape('flow', flow, 'N 2 H W')
     check_shape('truth', truth, 'N 2 H W', **sizes)
     if valid is not None: check_shape('valid', valid, 'N H W', **sizes)
+    if valid is not None and valid.dtype != torch.bool: raise ValueError(f'valid: expected bool, got {valid.dtype}. valid > 0?')
+    if not 0 <= 2*border < min(sizes['H'], sizes['W']): raise ValueError(f"border: expected px from 0 to less than half a side, got {border} for {sizes['H']}×{sizes['W']}")
     inside = (..., slice(border, sizes['H'] - border), slice(border, sizes['W'] - border))
     error = torch.linalg.vector_norm((flow - truth)[inside], dim=1)
     if reduction == 'none': return error
@@ -124,6 +129,8 @@ def check_pair(
 )->None:
     "Say what is wrong with two frames before a flow is computed from them."
     if getattr(a, 'ndim', 0) == 4 and a.shape[1] == 3: raise ValueError(f'a: expected grey (N, 1, H, W), got {tuple(a.shape)}. Use grey(frames)')
+    for name, x in dict(a=a, b=b).items():
+        if not isinstance(x, Tensor): raise ValueError(f'{name}: expected a torch.Tensor, got {type(x).__module__}.{type(x).__name__}. torch.as_tensor({name})?')
     sizes = check_shape('a', a, 'N 1 H W', 'Grey frames with a channel axis: grey(frames)')
     check_shape('b', b, 'N 1 H W', 'Both frames need one size; resize one of them', **sizes)
     if min(sizes['H'], sizes['W']) < 8: raise ValueError(f"a: expected at least 8 px a side, got {sizes['H']}×{sizes['W']}. Use larger frames")
@@ -317,7 +324,7 @@ def flow_to_rgb(
     if x.ndim not in (4, 5) or x.shape[1] != 2: raise ValueError(f'flow: expected (N, 2, H, W), (N, 2, T, H, W) or (2, H, W), got {tuple(flow.shape)}. dx and dy belong on axis 1')
     dx, dy = x.float().unbind(1)
     length = torch.hypot(dx, dy)
-    full = length.amax().clamp_min(1e-6) if limit is None else limit
+    full = limit if limit is not None else length.amax().clamp_min(1e-6) if length.numel() else 1.
     hue = torch.atan2(dy, dx)*(3/math.pi)                                       # 0…6, sixths of the wheel
     hue = hue[..., None] + hue.new_tensor([0., 4., 2.])
     pure = ((hue.remainder(6) - 3).abs() - 1).clamp(0, 1)

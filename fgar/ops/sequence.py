@@ -26,7 +26,7 @@ def temporal_pyramid(
     "Means over the whole, the halves, the quarters… of a sequence (deep-fusion paper, section 3.3)."
     if x.ndim < 2 or not x.shape[1]: raise ValueError(f'x: expected (N, T, ...) with T of at least 1, got {tuple(x.shape)}. One sequence? x[None]')
     if not x.is_floating_point(): raise ValueError(f'x: expected floating point, got {x.dtype}. x.float()?')
-    if not len(levels) or min(levels) < 1: raise ValueError(f'levels: expected at least one, each at least 1, got {tuple(levels)}')
+    if not isinstance(levels, Sequence) or not levels or not all(isinstance(n, int) and n >= 1 for n in levels): raise ValueError(f'levels: expected one or more whole numbers of at least 1, as in (1, 2, 4), got {levels!r}')
     return torch.stack([x[:, start:end].mean(1) for start, end in _cells(x.shape[1], levels)], 1)
 
 # %% ../../nbs/15_sequence.ipynb #319fa663
@@ -89,6 +89,7 @@ class LayerNormLSTM(nn.Module):
         D = len(self.bias)
         if state is None: h = c = x.new_zeros(D, N, self.hidden)
         else:
+            if not isinstance(state, (tuple, list)) or len(state) != 2: raise ValueError(f'state: expected a pair of h and c, got {type(state).__name__}. nn.GRU has h alone, an LSTM two')
             h, c = state
             for name, s in (('h', h), ('c', c)): check_shape(name, s, 'D N H', D=D, N=N, H=self.hidden)
         gates = rearrange(F.linear(x, self.weight_ih.flatten(0, 1)), 'n t (d g) -> t d n g', d=D)
