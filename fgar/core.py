@@ -99,13 +99,14 @@ def seed_everything(
 def pick_device(
     name:str='auto'   # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
 )->torch.device:
-    "The device to run on: the GPU if there is one, unless told otherwise."
+    "The device to run on: the GPU if there is one, unless told otherwise; under torchrun `cuda` is the process's own."
+    own = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
     if name != 'auto':
         try: device = torch.device(name)
         except RuntimeError as e: raise ValueError(f"device: expected 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps', got {name!r}") from e
         if device.type == 'cuda' and not torch.cuda.is_available(): raise ValueError(f"device: expected one that exists, got {name!r}, and torch sees no CUDA GPU. Use 'auto' or 'cpu'")
-        return device
-    if torch.cuda.is_available(): return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
+        return own if device == torch.device('cuda') else device
+    if torch.cuda.is_available(): return own
     return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
 
 def pick_precision(

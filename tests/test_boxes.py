@@ -237,3 +237,10 @@ def test_sizes_as_numpy_gives_them():
 
 def test_half_a_box_cannot_be_kept():
     with pytest.raises(ValueError, match='max_keep: expected None or a whole number of at least 0, got 2.5'): nms(torch.rand(3, 4), torch.rand(3), .5, 2.5)
+
+def test_a_batch_without_a_limit_keeps_what_each_image_keeps():
+    boxes, scores = torch.rand(3, 60, 4).mul(30).cumsum(-1), torch.rand(3, 60).mul(20).round()/20        # with ties
+    kept = nms(boxes, scores, .3)
+    assert kept.shape == (3, 60) and torch.equal(kept, nms(boxes, scores, .3, max_keep=60))
+    for b, s, k in zip(boxes, scores, kept): assert torch.equal(k[k >= 0], nms(b, s, .3)) and len(nms(b, s, .3)) < 60
+    assert nms(boxes[:0], scores[:0], .3).shape == (0, 60)

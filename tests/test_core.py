@@ -128,3 +128,8 @@ def test_writing_is_tried_before_the_work(tmp_path):
     assert list(tmp_path.rglob('*')) == [tmp_path/'new']
     (tmp_path/'file').write_text('')
     with pytest.raises(OSError, match='cannot write here'): core.check_writable(tmp_path/'file'/'report.html')
+
+def test_cuda_under_torchrun_is_the_own_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setenv('LOCAL_RANK', '3')
+    assert [str(core.pick_device(name)) for name in ('auto', 'cuda', 'cuda:1', 'cpu')] == ['cuda:3', 'cuda:3', 'cuda:1', 'cpu']

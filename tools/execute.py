@@ -31,7 +31,7 @@ def stamp()->str:
 def execute(path:Path, allowed:set)->float:
     "Run a notebook's cells and write it, also when one of them fails; seconds taken."
     nb, begun, where = nbformat.read(path, as_version=4), time.perf_counter(), stamp()
-    client = NotebookClient(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
+    client = NotebookClient(nb, timeout=None, kernel_name='python3', coalesce_streams=True, resources={'metadata': {'path': str(path.parent)}})
     try:
         with client.setup_kernel():
             for number, cell in enumerate(nb.cells):

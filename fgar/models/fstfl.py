@@ -61,7 +61,8 @@ class STC(nn.Module):
     def forward(self,
         x:Tensor                         # (N·T, C, H, W), the frames of a video next to each other
     )->Tensor:                           # (N·T, C, H, W)
-        f = self.features(rearrange(x, '(n t) c h w -> n c t h w', n=check_frames(x, self.frames)))
+        check_frames(x, self.frames)
+        f = self.features(rearrange(x, '(n t) c h w -> n c t h w', t=self.frames))
         z = self.fuse(rearrange(f, 'n l d t h w -> (n t) (l d) h w'))
         return x + (z if self.gain is None else self.gain*z)
 
