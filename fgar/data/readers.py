@@ -258,7 +258,7 @@ def _nothing(labels:Labels, missing:list[dict])->str:
 def _remarks(tree:Tree, manifest:Manifest, annotated:dict[str,int])->list[str]:
     rows, groups = manifest.rows[manifest.rows.split != ''], manifest.rows.group[manifest.rows.group != ''].nunique()
     pairs = pd.DataFrame(dict(key=rows.group.where(rows.group != '', rows.path), split=rows.split)).drop_duplicates()
-    leaks = pairs.key[pairs.key.duplicated()].unique()                      # as `Manifest.leaks`, for 200,000 groups
+    leaks = pairs.key[pairs.key.duplicated()].unique().tolist()             # as `Manifest.leaks`, for 200,000 groups
     gone, unused = [label for label,n in annotated.items() if not n and label], sorted(set(itertools.chain(*tree.videos.values())) - tree.used)
     return [*([f'GROUPS CROSS SPLITS: {len(leaks)} of {groups or "the files"} lie in more than one split, so the test measures memory too: {_some(leaks, 3)}'] if leaks else
               [f'groups: {groups}, none crosses splits'] if groups else []),
