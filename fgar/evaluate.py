@@ -265,6 +265,7 @@ def evaluate(
     clips, crops = checkpoint.config.test_clips if config.clips is None else config.clips, config.crops or checkpoint.config.test_crops
     coarse, unknown, precision = checkpoint.coarse, 0, pick_precision(config.precision, device)
     if data == 'court26':
+        clips = 1                                                          # rendered as one clip, whatever a video of files would be cut into
         c = replace(checkpoint.config, frames=model.options['frames'], size=model.options['size'], batch=config.batch, flow=pick_flow(checkpoint, config.flow), quiet=config.quiet)
         rows, source = court26_loader(config.split or 'test', config.count, c, labels, model.spec.inputs, model.stack, device), f"court26, {config.split or 'test'}"
         scores, target, index, failed = score_loader(model, rows, model.options['size'], crops, precision, not config.quiet, computed_flow(checkpoint, config.flow))

@@ -61,6 +61,10 @@ def test_all_segments_of_each_window_of_a_prediction(long_videos):
     wanted = view_scores(dense.model, frames[:16][clip_windows(16, 4, 2, step=8)], 32).mean(0)
     assert_close(torch.tensor(found[0].scores), wanted.sort(descending=True).values)
 
+def test_rendered_clips_are_one_each_whatever_was_asked(tiny_run):
+    result = evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), 'court26', clips=0, count=2, batch=2, quiet=True))
+    assert result.source == 'court26, test; 1 clip × 1 crop'
+
 def test_segments_need_dense_clips(tiny_run):
     with pytest.raises(ValueError, match="clips: expected at least 1 with sampling='segments', got 0"):
         evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), str(tiny_run/'data/manifest.csv'), clips=0, workers=0, quiet=True))
