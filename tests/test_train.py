@@ -472,3 +472,14 @@ def test_a_config_that_is_no_json_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='config: expected a JSON file'): TrainConfig.read(tmp_path/'none.json')
     (tmp_path/'config.json').write_text('epochs = 3')
     with pytest.raises(ValueError, match="config: expected a JSON file that a run saved, and .*config.json"): TrainConfig.read(tmp_path/'config.json')
+
+
+def test_a_compiled_run_is_the_same_run(tmp_path, monkeypatch):
+    "Weights are saved under the model's own names, and every loss equals the uncompiled run's (aot_eager: no C++ compiler is needed)."
+    compile = torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda net: compile(net, backend='aot_eager'))
+    runs = [fgar.train(config(tmp_path/str(flag), epochs=1, warmup=0., compile=flag), loaders()) for flag in (False, True)]
+    plain, compiled = (T.read_checkpoint(run.folder/'best.pt')['model'] for run in runs)
+    assert plain.keys() == compiled.keys()
+    assert_close(plain, compiled)
+    assert runs[0].history[0]['loss'] == pytest.approx(runs[1].history[0]['loss'], rel=1e-4)
