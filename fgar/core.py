@@ -77,6 +77,7 @@ def derive_seed(
     *keys:int|str   # where we are: seed, epoch, sample index, purpose
 )->int:             # 63 bits
     "Mix any keys into one seed: the same keys give the same seed, other keys an unrelated one."
+    keys = tuple(k.item() if hasattr(k, 'item') else k for k in keys)      # NumPy's 3 and torch's are the 3 they hold
     return int.from_bytes(hashlib.blake2b(repr(keys).encode(), digest_size=8).digest(), 'big') >> 1
 
 def generator(

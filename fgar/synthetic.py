@@ -479,6 +479,12 @@ def _check(labels:Tensor, size:int, frames:int, difficulty:float)->None:
     if min(size, frames) < 1: raise ValueError(f'size, frames: expected at least 1 px and 1 frame, got {size} and {frames}')
     if not 0 <= difficulty <= 1: raise ValueError(f'difficulty: expected a number from 0 to 1, got {difficulty}. 1 is the benchmark')
 
+def _chosen(classes:list[str]|None)->list[str]:
+    "The classes asked for; all if None."
+    names = [check_choice('classes', c, CLASSES) for c in (CLASSES if classes is None else classes)]
+    if not names or len(set(names)) < len(names): raise ValueError(f'classes: expected at least one name, and each once, got {names}. None takes all {len(CLASSES)}')
+    return names
+
 def render(
     labels:Tensor,          # (N,) int64, 0 … 25
     indices:Tensor,         # (N,) int64: which sample of the split; same index, same clip
@@ -511,7 +517,7 @@ def court26(
     progress:bool=True          # show a bar, where tqdm is installed
 )->tuple[Tensor,Tensor]:        # frames (N, T, H, W, 3) uint8, labels (N,) int64
     "The data set in memory."
-    known = torch.tensor([CLASSES.index(check_choice('classes', c, CLASSES)) for c in classes or CLASSES])
+    known = torch.tensor([CLASSES.index(c) for c in _chosen(classes)])
     if count < 1: raise ValueError(f'count: expected at least 1 clip, got {count}')
     index = torch.arange(count)
     labels = index % len(known)
@@ -529,7 +535,7 @@ def court26_pose(
     device='cpu'
 )->Tensor:                      # (N, 2, T, 15) x and y in 0…1 of the frame; beyond it for joints outside
     "The joints of the clips that `court26` draws with the same arguments, without drawing them."
-    known, index = torch.tensor([CLASSES.index(check_choice('classes', c, CLASSES)) for c in classes or CLASSES], device=device), torch.arange(count, device=device)
+    known, index = torch.tensor([CLASSES.index(c) for c in _chosen(classes)], device=device), torch.arange(count, device=device)
     size, t = 64, torch.arange(frames, device=device)*(2./frames)
     film = stage(known[index % len(known)], _keys(index, seed, split), split, t, 2., size, float(difficulty))
     return (film.camera.project(film.pose.joints)[..., :2].movedim(-1, 1) + .5)/size        # pixel i covers i … i+1
@@ -557,6 +563,7 @@ def untrimmed(
     labels = torch.as_tensor(labels, device=device, dtype=torch.int64)
     _check(labels, size, round(seconds*fps), difficulty)
     key, k, per = _keys(torch.tensor([index], device=device), seed, split), len(labels), round(seconds*fps)
+    seconds = per/fps                                                              # whole frames per action, so that times and frames stay together
     t = torch.arange(k*per, device=device)/fps
     def acts(rim, scale):
         pose = perform(labels, mix(key + 100 + torch.arange(k, device=device)), t[:per], seconds, rim.expand(k), scale.expand(k))
@@ -588,7 +595,7 @@ def write_court26(
     "Write court26 as H.264 files with a manifest: path, label, split, start, end, group, and the telling moment."
     from fgar.data.video import write_video                                        # PyAV only where files are written
     folder, rows = Path(folder), []
-    names = [check_choice('classes', c, CLASSES) for c in classes or CLASSES]
+    names = _chosen(classes)
     if size % 2: raise ValueError(f'size: expected an even number of pixels (H.264), got {size}. {size + 1}?')
     if min(train, val, test) < 0: raise ValueError(f'train, val, test: expected at least 0 clips each, got {train}, {val}, {test}')
     for split, count in dict(train=train, val=val, test=test).items():

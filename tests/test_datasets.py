@@ -105,6 +105,7 @@ def test_splits():
     with pytest.raises(KeyError, match='train, val'): m.split('test')
     with pytest.raises(ValueError, match='resplit'): Manifest(table(path=['a'], label=['x'])).split('train')
     with pytest.raises(ValueError, match='mask'): m.select([False]*4)
+    assert m.select(m.targets == 0).rows.path.tolist() == ['a', 'c']
 
 def test_leaks_by_group_and_by_file():
     with warnings.catch_warnings():

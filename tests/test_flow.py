@@ -397,3 +397,7 @@ def test_endpoint_error_explains():
 
 def test_flow_of_no_clips_has_no_colours():
     assert flow_to_rgb(torch.zeros(0, 2, 5, 6)).shape == (0, 5, 6, 3)
+
+def test_a_limit_of_zero_leaves_zero_flow_white():
+    still = torch.zeros(1, 2, 3, 4)
+    for limit in (None, 0., still.abs().max()): assert flow_to_rgb(still, limit).eq(255).all()

@@ -206,3 +206,14 @@ def test_pandas_columns_are_welcome():
     from fgar.metrics import mean_std, t_test
     column = pd.DataFrame(dict(x=[1., 2., 3., 9.])).x[1:]                 # an index that does not begin at 0
     assert mean_std(column, scale=1) == mean_std([2., 3., 9.], scale=1) and t_test(column, [1., 2.]) == t_test([2., 3., 9.], [1., 2.])
+
+def test_tables_of_other_libraries_are_taken_everywhere():
+    np, pd = pytest.importorskip('numpy'), pytest.importorskip('pandas')
+    scores, label, groups = torch.rand(9, 3, dtype=torch.double), torch.arange(9) % 3, ['x', 'y', 'x']
+    matrix = M.confusion(scores, label)
+    for given in (scores.numpy(), pd.DataFrame(scores.numpy()), scores.tolist()):
+        assert_close(M.coarse_scores(given, groups), M.coarse_scores(scores, groups))
+        assert M.summary(given, pd.Series(label.numpy()), k=(1, 2)) == M.summary(scores, label, k=(1, 2))
+    for given in (matrix.numpy(), pd.DataFrame(matrix.numpy())):
+        assert torch.equal(M.coarse_confusion(given, groups), M.coarse_confusion(matrix, groups))
+        assert_close(M.per_class(given), M.per_class(matrix), equal_nan=True)

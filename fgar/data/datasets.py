@@ -156,7 +156,7 @@ class Manifest:
     )->'Manifest':
         "Some of the rows, same folder; labels keep their numbers unless new ones are given."
         other = copy.copy(self)
-        other.rows = self.rows[mask]
+        other.rows = self.rows[mask.cpu().numpy() if isinstance(mask, Tensor) else mask]
         if not len(other): raise ValueError('mask: expected to keep at least one row, got none')
         return other if labels is None else Manifest(other.rows, self.folder, labels)
 

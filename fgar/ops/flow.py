@@ -324,7 +324,7 @@ def flow_to_rgb(
     if x.ndim not in (4, 5) or x.shape[1] != 2: raise ValueError(f'flow: expected (N, 2, H, W), (N, 2, T, H, W) or (2, H, W), got {tuple(flow.shape)}. dx and dy belong on axis 1')
     dx, dy = x.float().unbind(1)
     length = torch.hypot(dx, dy)
-    full = limit if limit is not None else length.amax().clamp_min(1e-6) if length.numel() else 1.
+    full = max(limit, 1e-6) if limit is not None else length.amax().clamp_min(1e-6) if length.numel() else 1.
     hue = torch.atan2(dy, dx)*(3/math.pi)                                       # 0…6, sixths of the wheel
     hue = hue[..., None] + hue.new_tensor([0., 4., 2.])
     pure = ((hue.remainder(6) - 3).abs() - 1).clamp(0, 1)
