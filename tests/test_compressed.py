@@ -266,4 +266,4 @@ def test_torn_files(folder, tmp_path):
 
 def test_no_frames_are_no_vectors(tmp_path):
     write_video(tmp_path/'a.mp4', torch.zeros(4, 32, 32, 3, dtype=torch.uint8))
-    with pytest.raises(FrameError, match=r'indices: expected numbers from 0 to 3, got \[\]'): read_vectors(tmp_path/'a.mp4', [])
+    with pytest.raises(FrameError, match=r'indices: expected 0 to 3, got \[\]'): read_vectors(tmp_path/'a.mp4', [])

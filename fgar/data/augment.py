@@ -127,7 +127,7 @@ _RGB = tuple(map(tuple, torch.tensor(_YIQ).double().inverse().tolist()))        
 
 def colour_matrix(
     factors:Tensor   # (N, 4) brightness, contrast, saturation (1 = unchanged) and hue (turns, 0 = unchanged)
-)->Tensor:           # (N, 3, 3), and (N,) weights of the clip's mean grey, in a tuple
+)->tuple[Tensor,Tensor]: # (N, 3, 3), and (N,) weights of the clip's mean grey
     "Brightness, contrast, saturation and hue of each clip as one matrix and one offset."
     b, c, s, turn = factors.unbind(1)
     grey, yiq, rgb = (_constant(x, factors.device).to(factors) for x in (_GREY, _YIQ, _RGB))
