@@ -47,7 +47,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'fgar.core._CallableModule': ('core.html#_callablemodule', 'fgar/core.py'),
                            'fgar.core._CallableModule.__call__': ('core.html#_callablemodule.__call__', 'fgar/core.py'),
                            'fgar.core._full': ('core.html#_full', 'fgar/core.py'),
-                           'fgar.core._umask': ('core.html#_umask', 'fgar/core.py'),
                            'fgar.core.atomic_write': ('core.html#atomic_write', 'fgar/core.py'),
                            'fgar.core.callable_module': ('core.html#callable_module', 'fgar/core.py'),
                            'fgar.core.check_choice': ('core.html#check_choice', 'fgar/core.py'),
