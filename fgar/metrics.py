@@ -19,7 +19,9 @@ from .core import check_shape
 # %% ../nbs/06_metrics.ipynb #2fc929f7
 def _tensor(x):
     "As a tensor without gradient, on a device that has float64 (mps has not)."
-    x = torch.as_tensor(x.to_numpy(copy=True) if hasattr(x, "to_numpy") else x).detach()        # pandas, too
+    given = x.to_numpy(copy=True) if hasattr(x, 'to_numpy') else x                             # pandas, too
+    x = torch.as_tensor(given).detach()
+    if x.is_floating_point() and not hasattr(given, 'dtype'): x = torch.as_tensor(given, dtype=torch.double)       # lists hold double
     return x.cpu() if x.device.type == 'mps' else x
 
 def _labels(name, x, classes, rows=None):

@@ -558,7 +558,7 @@ def untrimmed(
     seconds:float=2.,       # time per action, with what leads to it and away from it
     truth:bool=False,
     device='cpu'
-)->Clips:                   # N = 1 video of K·seconds; `label` is (K,), `moment` (K, 2) seconds: when each action happens
+)->Clips:                   # N = 1 video of K·seconds; `label` is (K,), `acting` (K, 2), `moment` (K, 2) seconds: when each action happens
     "One player, one camera, one court, several actions after each other."
     labels = torch.as_tensor(labels, device=device, dtype=torch.int64)
     _check(labels, size, round(seconds*fps), difficulty)

@@ -217,3 +217,8 @@ def test_tables_of_other_libraries_are_taken_everywhere():
     for given in (matrix.numpy(), pd.DataFrame(matrix.numpy())):
         assert torch.equal(M.coarse_confusion(given, groups), M.coarse_confusion(matrix, groups))
         assert_close(M.per_class(given), M.per_class(matrix), equal_nan=True)
+
+def test_lists_keep_their_digits():
+    a, b = [.712, .719, .701], [.702, .690, .711]
+    assert_close(M.t_test(a, b), tuple(float(x) for x in scipy.stats.ttest_ind(a, b, equal_var=False)), rtol=1e-10, atol=0)
+    assert M.recall_at([[[0., .7]]], [[0., 1.]], iou=.7, inclusive=True) == 1
