@@ -495,7 +495,7 @@ def render(
     difficulty:float=1.,    # 0 plain and still … 1 everything
     seconds:float=2.,       # length of a clip
     truth:bool=False,       # also flow, boxes, joints
-    device='cpu'
+    device='cpu'            # where it is drawn
 )->Clips:
     "Draw clips: sample `indices[i]` acting out class `labels[i]`."
     labels, indices = (torch.as_tensor(x, device=device, dtype=torch.int64) for x in (labels, indices))
@@ -511,8 +511,8 @@ def court26(
     frames:int=16,              # T
     difficulty:float=1.,        # 0 … 1
     classes:list[str]|None=None,# a subset by name; labels count within it
-    seed:int=0,
-    device='cpu',
+    seed:int=0,             # another seed, another data set
+    device='cpu',           # where it is drawn
     batch:int=256,              # clips drawn at once
     progress:bool=True          # show a bar, where tqdm is installed
 )->tuple[Tensor,Tensor]:        # frames (N, T, H, W, 3) uint8, labels (N,) int64
@@ -531,8 +531,8 @@ def court26_pose(
     frames:int=16,              # T
     difficulty:float=1.,        # 0 … 1
     classes:list[str]|None=None,# a subset by name
-    seed:int=0,
-    device='cpu'
+    seed:int=0,             # another seed, another data set
+    device='cpu'            # where it is drawn
 )->Tensor:                      # (N, 2, T, 15) x and y in 0…1 of the frame; beyond it for joints outside
     "The joints of the clips that `court26` draws with the same arguments, without drawing them."
     known, index = torch.tensor([CLASSES.index(c) for c in _chosen(classes)], device=device), torch.arange(count, device=device)
@@ -551,13 +551,13 @@ def untrimmed(
     labels:Tensor,          # (K,) int64: the actions, in order
     index:int=0,            # which video of the split
     split:str='train',      # 'train', 'val' or 'test'
-    seed:int=0,
+    seed:int=0,             # another seed, another data set
     size:int=64,            # px
     fps:float=8.,           # frames per second
     difficulty:float=1.,    # 0 … 1
     seconds:float=2.,       # time per action, with what leads to it and away from it
-    truth:bool=False,
-    device='cpu'
+    truth:bool=False,       # also flow, boxes, joints
+    device='cpu'            # where it is drawn
 )->Clips:                   # N = 1 video of K·seconds; `label` is (K,), `acting` (K, 2), `moment` (K, 2) seconds: when each action happens
     "One player, one camera, one court, several actions after each other."
     labels = torch.as_tensor(labels, device=device, dtype=torch.int64)
@@ -580,16 +580,16 @@ def untrimmed(
 # %% ../nbs/01_synthetic.ipynb #7c73afdd
 def write_court26(
     folder:str|Path,         # where to write
-    train:int=26*20,         # clips per split; classes take turns
-    val:int=26*5,
-    test:int=26*5,
+    train:int=26*20,         # clips to train on; classes take turns
+    val:int=26*5,            # the same for validation
+    test:int=26*5,           # the same for testing
     size:int=128,            # px, even
     frames:int=48,           # per clip
     fps:float=24.,           # frames per second
     difficulty:float=1.,     # 0 … 1
     classes:list[str]|None=None,   # a subset by name
-    seed:int=0,
-    device='cpu',
+    seed:int=0,              # another seed, another data set
+    device='cpu',            # where it is drawn
     progress:bool=True       # show a bar, where tqdm is installed
 )->Path:                     # the manifest
     "Write court26 as H.264 files with a manifest: path, label, split, start, end, group, and the telling moment."
