@@ -511,8 +511,8 @@ def court26(
     frames:int=16,              # T
     difficulty:float=1.,        # 0 … 1
     classes:list[str]|None=None,# a subset by name; labels count within it
-    seed:int=0,             # another seed, another data set
-    device='cpu',           # where it is drawn
+    seed:int=0,                 # another seed, another data set
+    device='cpu',               # where it is drawn
     batch:int=256,              # clips drawn at once
     progress:bool=True          # show a bar, where tqdm is installed
 )->tuple[Tensor,Tensor]:        # frames (N, T, H, W, 3) uint8, labels (N,) int64
@@ -531,8 +531,8 @@ def court26_pose(
     frames:int=16,              # T
     difficulty:float=1.,        # 0 … 1
     classes:list[str]|None=None,# a subset by name
-    seed:int=0,             # another seed, another data set
-    device='cpu'            # where it is drawn
+    seed:int=0,                 # another seed, another data set
+    device='cpu'                # where it is drawn
 )->Tensor:                      # (N, 2, T, 15) x and y in 0…1 of the frame; beyond it for joints outside
     "The joints of the clips that `court26` draws with the same arguments, without drawing them."
     known, index = torch.tensor([CLASSES.index(c) for c in _chosen(classes)], device=device), torch.arange(count, device=device)
