@@ -121,7 +121,7 @@ class CachedClips(Dataset):
     "Clips kept as raw uint8 in one memory-mapped file; made by `cache_clips`, read by `Loader`."
     def __init__(self,
         folder:str|Path,     # holds clips.npy and cache.json
-        train:bool=False     # another variant each epoch; else the first
+        train:bool=False     # a variant drawn anew each epoch; else the first
     ):
         self.folder, self.train = Path(folder), train
         if not (self.folder/'cache.json').is_file(): raise FileNotFoundError(f'cache: expected cache.json in {str(folder)!r}, found none. cache_clips makes it')
