@@ -9,7 +9,7 @@ __all__ = ['JOINTS', 'STREAMS', 'check_shape', 'check_clip', 'UnknownName', 'che
            'example_inputs', 'cost', 'callable_module']
 
 # %% ../nbs/00_core.ipynb #6a066b98
-import difflib, errno, hashlib, importlib, inspect, os, pkgutil, random, sys, tempfile, types
+import difflib, errno, hashlib, importlib, inspect, os, pkgutil, random, secrets, sys, tempfile, types
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,6 +77,7 @@ def derive_seed(
     *keys:int|str   # where we are: seed, epoch, sample index, purpose
 )->int:             # 63 bits
     "Mix any keys into one seed: the same keys give the same seed, other keys an unrelated one."
+    keys = tuple(k.item() if hasattr(k, 'item') else k for k in keys)      # NumPy's 3 and torch's are the 3 they hold
     return int.from_bytes(hashlib.blake2b(repr(keys).encode(), digest_size=8).digest(), 'big') >> 1
 
 def generator(
@@ -127,18 +128,17 @@ def atomic_write(
 ):                  # yields the temporary path to write to
     "Write to a temporary file beside `path`, then rename: readers see the old file or the whole new one, never half."
     path = Path(path)
+    temporary = path.parent/f'.{path.stem}.{secrets.token_hex(4)}{path.suffix}'
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}.', suffix=path.suffix)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))      # with the rights of any new file; tempfile's would be the owner's alone
     except OSError as e: raise OSError(e.errno, f'cannot write here ({e.strerror}); choose a folder that can be written', str(path)) from e
-    os.close(handle)
     try:
-        yield Path(temporary)
+        yield temporary
         with open(temporary, 'rb+') as f: os.fsync(f.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException as e:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(e.errno, 'disk full; nothing half-written was left behind. Free some space, or write to another disk', str(path)) from e
         raise
@@ -153,9 +153,6 @@ def check_writable(
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as e: raise OSError(e.errno, f'cannot write here ({e.strerror}); choose a folder that can be written', str(path)) from e
 
-def _umask()->int:
-    mask = os.umask(0); os.umask(mask)
-    return mask
 
 # %% ../nbs/00_core.ipynb #cdfae6e4
 def _full(x:Tensor)->Tensor: return x.to(torch.promote_types(x.dtype, torch.float32))     # half precision is too coarse for a softmax; double stays

@@ -19,7 +19,9 @@ from .core import check_shape
 # %% ../nbs/06_metrics.ipynb #2fc929f7
 def _tensor(x):
     "As a tensor without gradient, on a device that has float64 (mps has not)."
-    x = torch.as_tensor(x.to_numpy(copy=True) if hasattr(x, "to_numpy") else x).detach()        # pandas, too
+    given = x.to_numpy(copy=True) if hasattr(x, 'to_numpy') else x                             # pandas, too
+    x = torch.as_tensor(given).detach()
+    if x.is_floating_point() and not hasattr(given, 'dtype'): x = torch.as_tensor(given, dtype=torch.double)       # lists hold double
     return x.cpu() if x.device.type == 'mps' else x
 
 def _labels(name, x, classes, rows=None):
@@ -79,6 +81,7 @@ def per_class(
     matrix:Tensor        # (K, K) counts from `confusion`
 )->dict[str,Tensor]:     # support int64; precision, recall, f1 in 0…1; each (K,)
     "Precision, recall and F1. A class without positives is NaN in all three; one that was never predicted has precision 0."
+    matrix = _tensor(matrix)
     check_shape('matrix', matrix, 'K K', K=len(matrix))
     right, support, predicted = matrix.diagonal().double(), matrix.sum(1), matrix.sum(0)
     missing = support == 0
@@ -154,13 +157,15 @@ def coarse_scores(
     groups           # K coarse names or numbers, one per fine class
 )->Tensor:           # (N, G) probabilities
     "Probability of each coarse class: the sum over its fine classes."
-    return _scores(scores) @ _to_groups(groups, scores.shape[1], scores)
+    scores = _scores(scores)
+    return scores @ _to_groups(groups, scores.shape[1], scores)
 
 def coarse_confusion(
     matrix:Tensor,   # (K, K) counts
     groups           # K coarse names or numbers, one per fine class
 )->Tensor:           # (G, G) counts
     "Confusion of the coarse classes: the sums of the blocks. An answer is right when its group is."
+    matrix = _tensor(matrix)
     fold = _to_groups(groups, len(matrix), matrix)
     return (fold.T @ matrix.double() @ fold).long()
 
@@ -190,8 +195,9 @@ def summary(
     k:tuple[int,...]=(1, 5)   # which top-k; those with k ≥ K say nothing and are left out, except top-1
 )->dict[str,float]:           # fractions in 0…1
     "Top-k, mean class accuracy, macro F1 and mAP by name; mAP alone when a clip may show several classes."
+    scores, targets = _scores(scores), _tensor(targets)
     result = {'map': mean_average_precision(scores, targets).item()}
-    if torch.as_tensor(targets).ndim == 2: return result
+    if targets.ndim == 2: return result
     tops = {f'top{n}': topk(scores, targets, n).item() for n in k if n == 1 or n < scores.shape[1]}
     return {**tops, 'mean_class': mean_class_accuracy(scores, targets).item(), 'f1': f1(scores, targets).nanmean().item(), **result}
 

@@ -133,7 +133,12 @@ class Play:
         self.height, self.bounces = .97 + self.zero, 1
         self.spot = self.spot2 = torch.tensor([.37, 0., .27], device=t.device); self.via = None
 
-    def move(self, channel, *keys, into=.5, back=0.):
+    def move(self,
+        channel:str,     # 'ball', 'height' of a bounce, 'palm', 'grip', hands 'strong' and 'off', 'foot', 'foot2', 'root', 'hip', 'lean', 'yaw'
+        *keys:tuple,     # (u, value), as for `track`
+        into:float=.5,   # how long before the first key it begins, in units of the moment
+        back:float=0.    # how long the way back takes after the last key; 0: it stays
+    ):
         "Ease a channel from what it is to the first key, along the keys, and (`back` > 0) to what it was."
         old = getattr(self, channel)
         new = track(self.u, list(keys))
@@ -142,7 +147,11 @@ class Play:
         if back: weight = weight*(1 - ease((self.u - keys[-1][0])/back))
         setattr(self, channel, old + (new - old)*weight)
 
-    def throw(self, *legs, follow=None, follow2=None):
+    def throw(self,
+        *legs:tuple,     # (seconds, (x, y, z) m): one parabola after the other
+        follow=None,     # where the strong hand goes on to, (x, y, z) m
+        follow2=None     # where the other hand goes on to
+    ):
         "The ball leaves at u = 1 along `legs` (seconds, (x, y, z)); the hands follow through."
         self.release = [(s, p if isinstance(p, Tensor) else self.zero.new_tensor(p)) for s,p in legs]
         if follow: self.move('strong', (1, follow), (1.5, follow), into=.3, back=1.2)

@@ -479,6 +479,12 @@ def _check(labels:Tensor, size:int, frames:int, difficulty:float)->None:
     if min(size, frames) < 1: raise ValueError(f'size, frames: expected at least 1 px and 1 frame, got {size} and {frames}')
     if not 0 <= difficulty <= 1: raise ValueError(f'difficulty: expected a number from 0 to 1, got {difficulty}. 1 is the benchmark')
 
+def _chosen(classes:list[str]|None)->list[str]:
+    "The classes asked for; all if None."
+    names = [check_choice('classes', c, CLASSES) for c in (CLASSES if classes is None else classes)]
+    if not names or len(set(names)) < len(names): raise ValueError(f'classes: expected at least one name, and each once, got {names}. None takes all {len(CLASSES)}')
+    return names
+
 def render(
     labels:Tensor,          # (N,) int64, 0 … 25
     indices:Tensor,         # (N,) int64: which sample of the split; same index, same clip
@@ -489,7 +495,7 @@ def render(
     difficulty:float=1.,    # 0 plain and still … 1 everything
     seconds:float=2.,       # length of a clip
     truth:bool=False,       # also flow, boxes, joints
-    device='cpu'
+    device='cpu'            # where it is drawn
 )->Clips:
     "Draw clips: sample `indices[i]` acting out class `labels[i]`."
     labels, indices = (torch.as_tensor(x, device=device, dtype=torch.int64) for x in (labels, indices))
@@ -505,13 +511,13 @@ def court26(
     frames:int=16,              # T
     difficulty:float=1.,        # 0 … 1
     classes:list[str]|None=None,# a subset by name; labels count within it
-    seed:int=0,
-    device='cpu',
+    seed:int=0,                 # another seed, another data set
+    device='cpu',               # where it is drawn
     batch:int=256,              # clips drawn at once
     progress:bool=True          # show a bar, where tqdm is installed
 )->tuple[Tensor,Tensor]:        # frames (N, T, H, W, 3) uint8, labels (N,) int64
     "The data set in memory."
-    known = torch.tensor([CLASSES.index(check_choice('classes', c, CLASSES)) for c in classes or CLASSES])
+    known = torch.tensor([CLASSES.index(c) for c in _chosen(classes)])
     if count < 1: raise ValueError(f'count: expected at least 1 clip, got {count}')
     index = torch.arange(count)
     labels = index % len(known)
@@ -525,11 +531,11 @@ def court26_pose(
     frames:int=16,              # T
     difficulty:float=1.,        # 0 … 1
     classes:list[str]|None=None,# a subset by name
-    seed:int=0,
-    device='cpu'
+    seed:int=0,                 # another seed, another data set
+    device='cpu'                # where it is drawn
 )->Tensor:                      # (N, 2, T, 15) x and y in 0…1 of the frame; beyond it for joints outside
     "The joints of the clips that `court26` draws with the same arguments, without drawing them."
-    known, index = torch.tensor([CLASSES.index(check_choice('classes', c, CLASSES)) for c in classes or CLASSES], device=device), torch.arange(count, device=device)
+    known, index = torch.tensor([CLASSES.index(c) for c in _chosen(classes)], device=device), torch.arange(count, device=device)
     size, t = 64, torch.arange(frames, device=device)*(2./frames)
     film = stage(known[index % len(known)], _keys(index, seed, split), split, t, 2., size, float(difficulty))
     return (film.camera.project(film.pose.joints)[..., :2].movedim(-1, 1) + .5)/size        # pixel i covers i … i+1
@@ -545,18 +551,19 @@ def untrimmed(
     labels:Tensor,          # (K,) int64: the actions, in order
     index:int=0,            # which video of the split
     split:str='train',      # 'train', 'val' or 'test'
-    seed:int=0,
+    seed:int=0,             # another seed, another data set
     size:int=64,            # px
     fps:float=8.,           # frames per second
     difficulty:float=1.,    # 0 … 1
     seconds:float=2.,       # time per action, with what leads to it and away from it
-    truth:bool=False,
-    device='cpu'
-)->Clips:                   # N = 1 video of K·seconds; `label` is (K,), `moment` (K, 2) seconds: when each action happens
+    truth:bool=False,       # also flow, boxes, joints
+    device='cpu'            # where it is drawn
+)->Clips:                   # N = 1 video of K·seconds; `label` is (K,), `acting` (K, 2), `moment` (K, 2) seconds: when each action happens
     "One player, one camera, one court, several actions after each other."
     labels = torch.as_tensor(labels, device=device, dtype=torch.int64)
     _check(labels, size, round(seconds*fps), difficulty)
     key, k, per = _keys(torch.tensor([index], device=device), seed, split), len(labels), round(seconds*fps)
+    seconds = per/fps                                                              # whole frames per action, so that times and frames stay together
     t = torch.arange(k*per, device=device)/fps
     def acts(rim, scale):
         pose = perform(labels, mix(key + 100 + torch.arange(k, device=device)), t[:per], seconds, rim.expand(k), scale.expand(k))
@@ -573,22 +580,22 @@ def untrimmed(
 # %% ../nbs/01_synthetic.ipynb #7c73afdd
 def write_court26(
     folder:str|Path,         # where to write
-    train:int=26*20,         # clips per split; classes take turns
-    val:int=26*5,
-    test:int=26*5,
+    train:int=26*20,         # clips to train on; classes take turns
+    val:int=26*5,            # the same for validation
+    test:int=26*5,           # the same for testing
     size:int=128,            # px, even
     frames:int=48,           # per clip
     fps:float=24.,           # frames per second
     difficulty:float=1.,     # 0 … 1
     classes:list[str]|None=None,   # a subset by name
-    seed:int=0,
-    device='cpu',
+    seed:int=0,              # another seed, another data set
+    device='cpu',            # where it is drawn
     progress:bool=True       # show a bar, where tqdm is installed
 )->Path:                     # the manifest
     "Write court26 as H.264 files with a manifest: path, label, split, start, end, group, and the telling moment."
     from fgar.data.video import write_video                                        # PyAV only where files are written
     folder, rows = Path(folder), []
-    names = [check_choice('classes', c, CLASSES) for c in classes or CLASSES]
+    names = _chosen(classes)
     if size % 2: raise ValueError(f'size: expected an even number of pixels (H.264), got {size}. {size + 1}?')
     if min(train, val, test) < 0: raise ValueError(f'train, val, test: expected at least 0 clips each, got {train}, {val}, {test}')
     for split, count in dict(train=train, val=val, test=test).items():

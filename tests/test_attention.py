@@ -266,3 +266,11 @@ def test_folded_solutions_run():
 
 def test_half_a_head_is_refused():
     with pytest.raises(ValueError, match=r'heads: expected a divisor of dim=8, got 2\.0'): MultiHeadAttention(8, 2.)
+
+@pytest.mark.parametrize('kind', [AFF, IAFF])
+def test_maps_of_two_precisions_fuse_in_the_finer_one(kind):
+    x, y, fuse = torch.randn(2, 8, 5, 7), torch.randn(2, 8, 5, 7), kind(8).eval()
+    for a, b in ((x, y.bfloat16()), (x.bfloat16(), y)):
+        z = fuse(a, b)
+        assert z.dtype == torch.float32
+        assert_close(z, fuse(x, y), atol=.05, rtol=0)

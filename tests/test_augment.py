@@ -230,3 +230,12 @@ def test_eval_switches_the_dice_off():
     augment = Augment(16)
     assert torch.equal(augment.eval()(clips())[0], Augment(16, train=False)(clips())[0])
     assert not torch.equal(augment.train()(clips(), generator=generator(0))[0], augment.eval()(clips())[0])
+
+def test_flip_map_reads_words_however_they_are_joined():
+    for left, right in (('turn-left', 'turn-right'), ('TurnLeft', 'TurnRight'), ('hook left-handed', 'hook right-handed'), ('spin-clockwise', 'spin-counter-clockwise'), ('anti-clockwise', 'clockwise')):
+        assert flip_map([left, 'up-front', right]).tolist() == [2, 1, 0]
+    for alone in ('turn-left', 'TurnLeft', 'counter-clockwise'):
+        with pytest.raises(ValueError, match='mirror image'): flip_map([alone, 'jump'])
+
+def test_three_crops_of_a_square_lie_side_by_side():
+    assert fixed_boxes(torch.tensor([[100, 100]]), 3, .8)[0].tolist() == [[0, 10, 80, 90], [10, 10, 90, 90], [20, 10, 100, 90]]

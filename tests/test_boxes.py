@@ -244,3 +244,6 @@ def test_a_batch_without_a_limit_keeps_what_each_image_keeps():
     assert kept.shape == (3, 60) and torch.equal(kept, nms(boxes, scores, .3, max_keep=60))
     for b, s, k in zip(boxes, scores, kept): assert torch.equal(k[k >= 0], nms(b, s, .3)) and len(nms(b, s, .3)) < 60
     assert nms(boxes[:0], scores[:0], .3).shape == (0, 60)
+
+def test_removed_by_takes_one_image():
+    with pytest.raises(ValueError, match=r'boxes: expected \(A, 4\), got \(2, 3, 4\). One image at a time'): removed_by(torch.rand(2, 3, 4), torch.rand(2, 3), .5)

@@ -263,3 +263,7 @@ def test_one_frame_has_no_flow(tmp_path):
 def test_torn_files(folder, tmp_path):
     data = (folder/'pyramid.mp4').read_bytes(); (tmp_path/'x.mp4').write_bytes(data[:len(data)//2])
     with pytest.raises(VideoError, match='torn'): motion_flow(tmp_path/'x.mp4', [0])
+
+def test_no_frames_are_no_vectors(tmp_path):
+    write_video(tmp_path/'a.mp4', torch.zeros(4, 32, 32, 3, dtype=torch.uint8))
+    with pytest.raises(FrameError, match=r'indices: expected 0 to 3, got \[\]'): read_vectors(tmp_path/'a.mp4', [])

@@ -133,3 +133,12 @@ def test_cuda_under_torchrun_is_the_own_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setenv('LOCAL_RANK', '3')
     assert [str(core.pick_device(name)) for name in ('auto', 'cuda', 'cuda:1', 'cpu')] == ['cuda:3', 'cuda:3', 'cuda:1', 'cpu']
+
+def test_a_key_is_its_value_whoever_holds_it():
+    numpy = pytest.importorskip('numpy')
+    assert core.derive_seed(0, numpy.int64(3), numpy.str_('order')) == core.derive_seed(0, torch.tensor(3), 'order') == core.derive_seed(0, 3, 'order') != core.derive_seed(0, 3.)
+
+def test_atomic_write_leaves_the_umask_of_the_process_alone(tmp_path, monkeypatch):
+    "Videos are prepared in threads: two that set and restore it in turn would leave it at 0."
+    monkeypatch.setattr(os, 'umask', lambda mask: pytest.fail('it belongs to all threads'))
+    with core.atomic_write(tmp_path/'a.txt') as temporary: temporary.write_text('x')

@@ -105,6 +105,7 @@ def test_splits():
     with pytest.raises(KeyError, match='train, val'): m.split('test')
     with pytest.raises(ValueError, match='resplit'): Manifest(table(path=['a'], label=['x'])).split('train')
     with pytest.raises(ValueError, match='mask'): m.select([False]*4)
+    assert m.select(m.targets == 0).rows.path.tolist() == ['a', 'c']
 
 def test_leaks_by_group_and_by_file():
     with warnings.catch_warnings():
@@ -124,6 +125,13 @@ def test_resplit_is_stratified_repeatable_and_keeps_groups():
     assert plain.counts().train.tolist() == [70, 70, 70]
     for bad in ({}, dict(train=-1, test=2), dict(train=0)):
         with pytest.raises(ValueError, match='fractions'): m.resplit(**bad)
+
+def test_a_split_that_stays_empty_is_said():
+    few = Manifest(table(path=list('abcd'), label=list('xxyy')))
+    with pytest.warns(UserWarning, match='no rows for val, as each label has only few files'): few.resplit(train=.8, val=.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        few.resplit(train=.5, val=.5), few.resplit(train=1, val=0)
 
 # ---- samples
 def test_item_holds_the_frames_it_says(videos):

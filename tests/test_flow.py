@@ -397,3 +397,10 @@ def test_endpoint_error_explains():
 
 def test_flow_of_no_clips_has_no_colours():
     assert flow_to_rgb(torch.zeros(0, 2, 5, 6)).shape == (0, 5, 6, 3)
+
+def test_a_limit_of_zero_leaves_zero_flow_white():
+    still = torch.zeros(1, 2, 3, 4)
+    for limit in (None, 0., still.abs().max()): assert flow_to_rgb(still, limit).eq(255).all()
+
+def test_frames_that_are_no_tensor():
+    with pytest.raises(ValueError, match=r'clip: expected a torch.Tensor, got numpy.ndarray. torch.as_tensor\(clip\)\?'): clip_flow(torch.zeros(3, 16, 16, 3).numpy())

@@ -206,3 +206,19 @@ def test_pandas_columns_are_welcome():
     from fgar.metrics import mean_std, t_test
     column = pd.DataFrame(dict(x=[1., 2., 3., 9.])).x[1:]                 # an index that does not begin at 0
     assert mean_std(column, scale=1) == mean_std([2., 3., 9.], scale=1) and t_test(column, [1., 2.]) == t_test([2., 3., 9.], [1., 2.])
+
+def test_tables_of_other_libraries_are_taken_everywhere():
+    np, pd = pytest.importorskip('numpy'), pytest.importorskip('pandas')
+    scores, label, groups = torch.rand(9, 3, dtype=torch.double), torch.arange(9) % 3, ['x', 'y', 'x']
+    matrix = M.confusion(scores, label)
+    for given in (scores.numpy(), pd.DataFrame(scores.numpy()), scores.tolist()):
+        assert_close(M.coarse_scores(given, groups), M.coarse_scores(scores, groups))
+        assert M.summary(given, pd.Series(label.numpy()), k=(1, 2)) == M.summary(scores, label, k=(1, 2))
+    for given in (matrix.numpy(), pd.DataFrame(matrix.numpy())):
+        assert torch.equal(M.coarse_confusion(given, groups), M.coarse_confusion(matrix, groups))
+        assert_close(M.per_class(given), M.per_class(matrix), equal_nan=True)
+
+def test_lists_keep_their_digits():
+    a, b = [.712, .719, .701], [.702, .690, .711]
+    assert_close(M.t_test(a, b), tuple(float(x) for x in scipy.stats.ttest_ind(a, b, equal_var=False)), rtol=1e-10, atol=0)
+    assert M.recall_at([[[0., .7]]], [[0., 1.]], iou=.7, inclusive=True) == 1

@@ -187,3 +187,12 @@ def test_a_cache_that_does_not_fit_is_refused_before_it_is_begun(tmp_path, tiny_
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(OSError, match='GB free for 18 rows'): cache_clips(VideoDataset(Manifest.read(tiny_run/'data/manifest.csv'), 4, size=24), tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_made_under_another_rule_or_label_order_is_made_again(tmp_path):
+    for name in ('a/0.mp4', 'b/1.mp4'): (tmp_path/'v'/name).parent.mkdir(parents=True); write_video(tmp_path/'v'/name, counting(3, 32, 32))
+    for labels in (['a', 'b'], ['b', 'a']):
+        for short in ('last', 'loop'):
+            data = VideoDataset(Manifest.from_folder(tmp_path/'v', labels), 6, 'dense', size=32, short=short)
+            cached = cache_clips(data, tmp_path/'cache', progress=False)
+            assert cached.labels == labels and torch.equal(cached.targets, data.targets) and torch.equal(cached[0]['frames'], data[0]['frames'])

@@ -127,3 +127,10 @@ def test_folded_solutions_run():
     blocks = re.findall(r'```python\n(.*?)```', text, re.S)
     assert len(blocks) == 3
     for block in blocks: exec(block, dict(torch=torch, F=F, ranking_loss=ranking_loss))
+
+def test_padding_that_is_not_finite_passes_no_gradient():
+    regions = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    regions[0, 2] = torch.nan
+    regions.requires_grad_(); whole, valid = torch.zeros(2, 5, requires_grad=True), torch.ones(2, 3, dtype=torch.bool); valid[0, 2] = False
+    region_loss(regions, whole, torch.tensor([1, 4]), valid).backward()
+    assert regions.grad.isfinite().all() and (regions.grad[0, 2] == 0).all() and (regions.grad[valid] != 0).all()

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from fgar.motion import Chance, bend, mix, perform
-from fgar.synthetic import CLASSES, COARSE, FLIP, JOINTS, SPLITS, court26, render, untrimmed, write_court26
+from fgar.synthetic import CLASSES, COARSE, FLIP, JOINTS, SPLITS, court26, court26_pose, render, untrimmed, write_court26
 
 def test_names():
     assert len(CLASSES) == len(set(CLASSES)) == len(COARSE) == 26
@@ -126,3 +126,13 @@ def test_scenes_that_cannot_be_drawn(draw, match):
 def test_fewer_clips_than_none_are_not_written(tmp_path):
     with pytest.raises(ValueError, match='train, val, test: expected at least 0 clips'): write_court26(tmp_path, train=-1, size=16)
     assert not list(tmp_path.iterdir())
+
+def test_actions_of_a_long_video_lie_in_their_own_frames():
+    c = untrimmed([8]*20, size=16, fps=8, seconds=1.3, difficulty=0.)                      # 10.4 frames per action: 10 are drawn
+    lo = torch.arange(20)*10/8
+    assert c.frames.shape[1] == 200 and (c.moment[:, 0] > lo).all() and (c.moment[:, 1] <= lo + 10/8).all()
+
+@pytest.mark.parametrize('classes', [[], ['spin', 'spin']])
+def test_a_subset_has_each_class_once(classes, tmp_path):
+    for call in (lambda: court26('val', 2, classes=classes), lambda: court26_pose('val', 2, classes=classes), lambda: write_court26(tmp_path, classes=classes)):
+        with pytest.raises(ValueError, match='classes: expected at least one name, and each once'): call()

@@ -101,18 +101,23 @@ def flip_map(
     pairs:list[tuple[str,str]]=_MIRROR     # words that a mirror exchanges
 )->Tensor:                                 # (K,) int64: label of the mirror image
     "The label map of a left/right flip, found by the words in the class names; raise where a mirror image has no name."
-    index, mirror, lost = {name.lower(): i for i,name in enumerate(labels)}, [], []
+    words, mirror, lost = [_words(name) for name in labels], [], []
+    index = {text: i for i,text in enumerate(words)}
     for name in same: check_choice('same', name, labels)
-    for i, name in enumerate(labels):
-        found = [] if name in (*same, *NO_SIDE) else [index.get(_swap(name.lower(), *pair)) for pair in pairs if _swap(name.lower(), *pair) != name.lower()]
+    for i, (name, text) in enumerate(zip(labels, words)):
+        found = [] if name in (*same, *NO_SIDE) else [index.get(_swap(text, *pair)) for pair in pairs if _swap(text, *pair) != text]
         mirror.append(next((k for k in found if k is not None), i))
         if found and mirror[-1] == i: lost.append(name)
     if lost: raise ValueError(f"labels: the mirror image of {', '.join(map(repr, lost[:3]))} ({len(lost)} in all) is not among the labels. If no side is meant: same=[…]; otherwise flip=False, or give flip_labels yourself")
     return torch.tensor(mirror)
 
+def _words(name:str)->str:
+    "A name in small letters; `TurnLeft` is two words."
+    return re.sub('(?<=[a-z])(?=[A-Z])', ' ', name).lower()
+
 def _swap(text:str, a:str, b:str)->str:
-    "Exchange two whole words (also inside `turn_left`)."
-    return re.sub(rf'(?<![a-z-])({re.escape(b)}|{re.escape(a)})(?![a-z])', lambda m: b if m[0] == a else a, text)
+    "Exchange two whole words (also inside `turn_left` and `turn-left`, not the end of `counter-clockwise`)."
+    return re.sub(rf'(?<![a-z])(?<!counter-)(?<!anti-)({re.escape(b)}|{re.escape(a)})(?![a-z])', lambda m: b if m[0] == a else a, text)
 
 # %% ../../nbs/05_augment.ipynb #dc8bff19
 MEAN, STD = (.485, .456, .406), (.229, .224, .225)                              # ImageNet, RGB in 0…1
@@ -122,7 +127,7 @@ _RGB = tuple(map(tuple, torch.tensor(_YIQ).double().inverse().tolist()))        
 
 def colour_matrix(
     factors:Tensor   # (N, 4) brightness, contrast, saturation (1 = unchanged) and hue (turns, 0 = unchanged)
-)->Tensor:           # (N, 3, 3), and (N,) weights of the clip's mean grey, in a tuple
+)->tuple[Tensor,Tensor]: # (N, 3, 3), and (N,) weights of the clip's mean grey
     "Brightness, contrast, saturation and hue of each clip as one matrix and one offset."
     b, c, s, turn = factors.unbind(1)
     grey, yiq, rgb = (_constant(x, factors.device).to(factors) for x in (_GREY, _YIQ, _RGB))
@@ -259,13 +264,13 @@ def fixed_boxes(
     crops:int=1,       # 1 (centre) or 3 (both ends and the middle of the long side)
     scale:float=1.     # side of the square, fraction of the short side
 )->Tensor:             # (N, crops, 4) x1, y1, x2, y2, whole px
-    "Boxes for testing: squares spread along the long side."
+    "Boxes for testing: squares spread along the long side (of a square, from left to right)."
     if crops not in (1, 3): raise ValueError(f'crops: expected 1 or 3, got {crops!r}')
     if not 0 < scale <= 1: raise ValueError(f'scale: expected a fraction above 0 and up to 1, got {scale}')
     size = valid.float().flip(1)[:, None]                                                 # (N, 1, 2): width, height
     side = (scale*size.amin(-1, keepdim=True)).round().clamp_min(1)
-    along = _constant((.5,) if crops == 1 else (0, .5, 1), valid.device)[:, None]
-    corner = (torch.where(size == size.amax(-1, keepdim=True), along, .5)*(size - side)).round()
+    along, wide = _constant((.5,) if crops == 1 else (0, .5, 1), valid.device)[:, None], size[..., :1] >= size[..., 1:]
+    corner = (torch.where(torch.cat((wide, ~wide), -1), along, .5)*(size - side)).round()
     return torch.cat((corner, corner + side), -1)
 
 @torch.no_grad()

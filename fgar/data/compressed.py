@@ -124,7 +124,7 @@ def read_vectors(
     "The vectors of all GOPs that hold one of the frames."
     index = _index(path)
     wanted = np.arange(index.info.frames) if indices is None else np.asarray(indices).reshape(-1).astype(np.int64)
-    if len(wanted) and not 0 <= wanted.min() <= wanted.max() < index.info.frames: raise FrameError(f'indices: expected 0 to {index.info.frames - 1}, got {wanted.tolist()[:8]}: {path} has {index.info.frames} frames')
+    if not len(wanted) or not 0 <= wanted.min() <= wanted.max() < index.info.frames: raise FrameError(f'indices: expected 0 to {index.info.frames - 1}, got {wanted.tolist()[:8]}: {path} has {index.info.frames} frames')
     kept, size = _decode(path, index, wanted)
     numbers = np.array(sorted(kept), dtype=np.int64)
     types, rows = ''.join(kept[n][0] for n in numbers), [kept[n][1] for n in numbers]

@@ -156,7 +156,7 @@ class Manifest:
     )->'Manifest':
         "Some of the rows, same folder; labels keep their numbers unless new ones are given."
         other = copy.copy(self)
-        other.rows = self.rows[mask]
+        other.rows = self.rows[mask.cpu().numpy() if isinstance(mask, Tensor) else mask]
         if not len(other): raise ValueError('mask: expected to keep at least one row, got none')
         return other if labels is None else Manifest(other.rows, self.folder, labels)
 
@@ -182,6 +182,7 @@ class Manifest:
             fresh = sorted(set(keys) - set(dealt), key=lambda k: derive_seed(seed, k))
             at = torch.bucketize((torch.arange(len(fresh)) + .5)/max(len(fresh), 1)*edges[-1], edges, right=True).tolist()
             dealt |= {k: names[i] for k,i in zip(fresh, at)}
+        if empty := [name for name in names if fractions[name] and name not in dealt.values()]: warnings.warn(f"fractions: no rows for {_some(empty)}, as each label has only few {'groups' if (self.rows.group != '').any() else 'files'} to deal. Larger fractions, or a column split of your own", stacklevel=2)
         other = copy.copy(self)
         other.rows = self.rows.assign(split=key.map(dealt))
         return other

@@ -121,7 +121,7 @@ class CachedClips(Dataset):
     "Clips kept as raw uint8 in one memory-mapped file; made by `cache_clips`, read by `Loader`."
     def __init__(self,
         folder:str|Path,     # holds clips.npy and cache.json
-        train:bool=False     # another variant each epoch; else the first
+        train:bool=False     # a variant drawn anew each epoch; else the first
     ):
         self.folder, self.train = Path(folder), train
         if not (self.folder/'cache.json').is_file(): raise FileNotFoundError(f'cache: expected cache.json in {str(folder)!r}, found none. cache_clips makes it')
@@ -161,7 +161,7 @@ def cache_clips(
     if dataset.clips > 1 or dataset.stack: raise ValueError('dataset: expected one RGB clip per video (clips=1, stack=0); flow is stored by fgar flow')
     if not isinstance(variants, int) or variants < 1: raise ValueError(f'variants: expected an int of at least 1, got {variants!r}')
     folder, m = Path(folder), dataset.manifest
-    made_from = dict(frames=dataset.frames, sampling=dataset.sampling, stride=dataset.stride, length=dataset.length, size=dataset.size, seed=dataset.seed, variants=variants, random=dataset.train,
+    made_from = dict(frames=dataset.frames, sampling=dataset.sampling, stride=dataset.stride, length=dataset.length, short=dataset.short, labels=dataset.labels, size=dataset.size, seed=dataset.seed, variants=variants, random=dataset.train,
                      rows=[[*map(str, row)] for row in m.rows[['path', 'label', 'start', 'end']].itertuples(index=False)],
                      files=[[s.st_size, s.st_mtime_ns] if (s := _status(m.path(i))) else None for i in range(len(m))])
     about = folder/'cache.json'

@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core import atomic_write, check_choice
-from .augment import _MIRROR, NO_SIDE, _swap
+from .augment import _MIRROR, NO_SIDE, _swap, _words
 from .datasets import COLUMNS, VIDEO_ENDINGS, Manifest, _some
 from .video import probe, write_video
 
@@ -366,9 +366,9 @@ def mirror_labels(
     labels:Iterable[str]                        # class names
 )->tuple[list[tuple[str,str]],list[str]]:       # pairs that a mirror exchanges; names with a side and no partner
     "Sort out left and right by the words in the names, as `flip_map` does."
-    index, pairs, alone = {name.lower(): name for name in labels}, set(), []
-    for name in index.values():
-        turned = {_swap(name.lower(), *pair) for pair in _MIRROR} - {name.lower()}
+    index, pairs, alone = {_words(name): name for name in labels}, set(), []
+    for words, name in index.items():
+        turned = {_swap(words, *pair) for pair in _MIRROR} - {words}
         if name in NO_SIDE or not turned: continue
         partner = next((index[text] for text in sorted(turned) if text in index), None)
         if partner: pairs.add(tuple(sorted((name, partner))))

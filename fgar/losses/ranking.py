@@ -58,9 +58,10 @@ def region_loss(
     sizes = check_shape('regions', regions, 'N M K')
     check_shape('whole', whole, 'N K', N=sizes['N'], K=sizes['K'])
     check_target(target, whole)
-    every = torch.cat([_full(regions), _full(whole)[:, None]], 1)                             # (N, M+1, K)
+    counts = F.pad(_valid(valid, regions), (0, 1), value=True)                                # (N, M+1)
+    every = torch.where(counts[..., None], torch.cat([_full(regions), _full(whole)[:, None]], 1), 0.)    # (N, M+1, K); NaN in padding would pass its gradient on
     costs = F.cross_entropy(every.flatten(0, 1), target.repeat_interleave(every.shape[1]), reduction='none').unflatten(0, every.shape[:2])
-    return torch.where(F.pad(_valid(valid, regions), (0, 1), value=True), costs, 0.).sum()/max(len(target), 1)
+    return torch.where(counts, costs, 0.).sum()/max(len(target), 1)
 
 # %% ../../nbs/20_ranking_loss.ipynb #f1c426d0
 def scrutinizer_loss(

@@ -225,7 +225,8 @@ class AFF(nn.Module):
         first:Tensor=None     # (N, C, H, W) what the weights look at; x + y by default
     )->Tensor:                # (N, C, H, W), between x and y everywhere
         _check_pair(x, y)
-        return torch.lerp(y, x, self.attention.weights(x + y if first is None else first).to(x.dtype))
+        weights, dtype = self.attention.weights(x + y if first is None else first), torch.promote_types(x.dtype, y.dtype)     # autocast may give one in half precision
+        return torch.lerp(y.to(dtype), x.to(dtype), weights.to(dtype))
 
 class IAFF(nn.Module):
     "Iterative attentional feature fusion: the weights of one `AFF` look at the result of another (Dai et al. 2021, eq. 5)."

@@ -132,6 +132,7 @@ def removed_by(
     threshold:float   # IoU in [0, 1]
 )->Tensor:            # (A,) int64: index of the kept box that removed this one; its own index if it was kept
     "For each box, the box that `nms` kept in its place."
+    check_shape('boxes', boxes, 'A 4', 'One image at a time: boxes[0]')
     kept = nms(boxes, scores, threshold)
     if not len(kept): return kept
     overlap = iou(boxes[kept], boxes)

@@ -324,7 +324,7 @@ def flow_to_rgb(
     if x.ndim not in (4, 5) or x.shape[1] != 2: raise ValueError(f'flow: expected (N, 2, H, W), (N, 2, T, H, W) or (2, H, W), got {tuple(flow.shape)}. dx and dy belong on axis 1')
     dx, dy = x.float().unbind(1)
     length = torch.hypot(dx, dy)
-    full = limit if limit is not None else length.amax().clamp_min(1e-6) if length.numel() else 1.
+    full = max(limit, 1e-6) if limit is not None else length.amax().clamp_min(1e-6) if length.numel() else 1.
     hue = torch.atan2(dy, dx)*(3/math.pi)                                       # 0…6, sixths of the wheel
     hue = hue[..., None] + hue.new_tensor([0., 4., 2.])
     pure = ((hue.remainder(6) - 3).abs() - 1).clamp(0, 1)
@@ -394,8 +394,9 @@ def clip_flow(
     **options              # of the backend
 )->Tensor:                 # (N, 2, T-1, H, W) px per frame; N = 1 for (T, H, W, 3)
     "Flow between neighbouring frames of clips."
-    x = clip[None] if getattr(clip, 'ndim', 0) == 4 else clip
-    if getattr(x, 'ndim', 0) == 5 and x.is_floating_point() and x.shape[1] == 3 != x.shape[-1]: x = x.movedim(1, -1)
+    if not isinstance(clip, Tensor): raise ValueError(f'clip: expected a torch.Tensor, got {type(clip).__module__}.{type(clip).__name__}. torch.as_tensor(clip)?')
+    x = clip[None] if clip.ndim == 4 else clip
+    if x.ndim == 5 and x.is_floating_point() and x.shape[1] == 3 != x.shape[-1]: x = x.movedim(1, -1)
     sizes = check_shape('clip', x, 'N T H W 3', 'Frames (T, H, W, 3) uint8, or a clip (N, 3, T, H, W) float')
     if sizes['T'] < 2: raise ValueError(f"clip: expected at least 2 frames, got {sizes['T']}. Flow needs a next frame; sample longer clips, or repeat the frame for zero flow")
     x = grey(x)                                                                                            # (N, T, 1, H, W)
