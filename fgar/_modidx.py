@@ -1283,6 +1283,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'fgar.train.prepare': ('training.html#prepare', 'fgar/train.py'),
                             'fgar.train.process_group': ('training.html#process_group', 'fgar/train.py'),
                             'fgar.train.read_checkpoint': ('training.html#read_checkpoint', 'fgar/train.py'),
+                            'fgar.train.run_manifest': ('training.html#run_manifest', 'fgar/train.py'),
                             'fgar.train.save_checkpoint': ('training.html#save_checkpoint', 'fgar/train.py'),
                             'fgar.train.share': ('training.html#share', 'fgar/train.py'),
                             'fgar.train.smoothing': ('training.html#smoothing', 'fgar/train.py'),

@@ -19,7 +19,7 @@ import fgar
 import fgar.train as T
 from fgar.core import ActionModel, Prediction, register
 from fgar.models import frames2d  # noqa: F401  (registers tsn and tsm before ours)
-from fgar.train import MemoryLoader, TrainConfig, listed, load_checkpoint, lr_scale, smoothing, unreadable
+from fgar.train import MemoryLoader, TrainConfig, listed, load_checkpoint, lr_scale, read_checkpoint, smoothing, unreadable
 
 torch.set_num_threads(1)      # sums in one order, so that runs can be compared bit for bit
 ROOT = Path(__file__).parents[1]
@@ -472,3 +472,45 @@ def test_a_config_that_is_no_json_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='config: expected a JSON file'): TrainConfig.read(tmp_path/'none.json')
     (tmp_path/'config.json').write_text('epochs = 3')
     with pytest.raises(ValueError, match="config: expected a JSON file that a run saved, and .*config.json"): TrainConfig.read(tmp_path/'config.json')
+
+
+# ---- labels, versions, splits -----------------------------------------------------------
+
+def test_a_run_is_not_continued_with_other_labels(tmp_path):
+    "As many classes, one renamed: the weights fit and would mean something else."
+    c = config(tmp_path, epochs=1, warmup=0)
+    run = fgar.train(c, loaders())
+    other = loaders()
+    for loader in other: loader.labels = [*LABELS[:-1], 'diagonal']
+    before = (run.folder/'last.pt').read_bytes()
+    with pytest.raises(ValueError, match='data: expected the labels that the run .*began with .*diagonal'): fgar.train(replace(c, epochs=2, existing='resume'), other)
+    assert (run.folder/'last.pt').read_bytes() == before
+
+def test_a_checkpoint_of_another_version_is_named(tmp_path):
+    run = fgar.train(config(tmp_path, epochs=1, warmup=0), loaders())
+    saved = read_checkpoint(run.folder/'best.pt')
+    saved['config']['later_field'] = 1
+    torch.save(saved, tmp_path/'newer.pt')
+    with pytest.raises(ValueError, match=r"checkpoint: .*newer\.pt' has others: later_field"): load_checkpoint(tmp_path/'newer.pt')
+    del saved['config']['later_field'], saved['config']['max_failed']          # of an older one: what is missing has its default
+    torch.save(saved, tmp_path/'older.pt')
+    assert load_checkpoint(tmp_path/'older.pt').labels == LABELS
+
+def test_a_manifest_without_the_validation_split_says_what_to_do(tmp_path):
+    (tmp_path/'m.csv').write_text('path,label,split\na.mp4,x,train\nb.mp4,y,train\nc.mp4,x,test\n')
+    with pytest.raises(ValueError, match=r"val_split: expected one of the splits of .*train, test, got 'val'.*--val-split"): fgar.train(config(tmp_path/'run', data=str(tmp_path/'m.csv')))
+    with pytest.raises(ValueError, match='train_split: .*--train-split'): fgar.train(config(tmp_path/'run', data=str(tmp_path/'m.csv'), train_split='learn', val_split='test'))
+
+def test_resume_takes_the_new_decay_and_refuses_another_optimizer(tmp_path):
+    c = config(tmp_path, epochs=1, warmup=0)
+    fgar.train(c, loaders())
+    fgar.train(replace(c, epochs=2, weight_decay=.123, momentum=.5, existing='resume'), loaders())
+    assert [(g['weight_decay'], g['momentum']) for g in read_checkpoint(tmp_path/'last.pt')['optimizer']['param_groups']] == [(.123, .5), (0., .5)]
+    with pytest.raises(ValueError, match='optimizer: expected sgd, whose moments .* got adamw'): fgar.train(replace(c, epochs=3, optimizer='adamw', existing='resume'), loaders())
+
+def test_paths_and_single_values_are_taken(tmp_path):
+    c = replace(config(tmp_path/'run', epochs=1, warmup=0), out=tmp_path/'run', data=tmp_path/'data', options=dict(body='small', weights=Path('none.pth')))
+    assert (c.out, c.data, c.options['weights']) == (str(tmp_path/'run'), str(tmp_path/'data'), 'none.pth')
+    assert (TrainConfig(classes='dunk').classes, TrainConfig(milestones=15.).milestones) == (('dunk',), (15.,))
+    run = fgar.train(replace(c, options=dict(body='small')), loaders())
+    assert load_checkpoint(run.folder/'best.pt').config == TrainConfig.read(run.folder/'config.json')
