@@ -1269,6 +1269,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'fgar.train._board': ('training.html#_board', 'fgar/train.py'),
                             'fgar.train.ask_to_stop': ('training.html#ask_to_stop', 'fgar/train.py'),
                             'fgar.train.build_model': ('training.html#build_model', 'fgar/train.py'),
+                            'fgar.train.check_options': ('training.html#check_options', 'fgar/train.py'),
                             'fgar.train.coarse_of': ('training.html#coarse_of', 'fgar/train.py'),
                             'fgar.train.court26_loader': ('training.html#court26_loader', 'fgar/train.py'),
                             'fgar.train.find_run': ('training.html#find_run', 'fgar/train.py'),

@@ -5,25 +5,26 @@
 # %% auto #0
 __all__ = ['MemoryLoader', 'lr_scale', 'smoothing', 'update_ema', 'TrainConfig', 'court26_loader', 'make_loaders', 'run_manifest',
            'coarse_of', 'with_defaults', 'flow_source', 'make_augment', 'Watch', 'State', 'save_checkpoint',
-           'Checkpoint', 'read_checkpoint', 'load_checkpoint', 'build_model', 'load_weights', 'process_group', 'share',
-           'ask_to_stop', 'prepare', 'make_optimizer', 'listed', 'unreadable', 'train_epoch', 'validate', 'find_run',
-           'Run', 'write_history', 'train']
+           'Checkpoint', 'read_checkpoint', 'load_checkpoint', 'build_model', 'check_options', 'load_weights',
+           'process_group', 'share', 'ask_to_stop', 'prepare', 'make_optimizer', 'listed', 'unreadable', 'train_epoch',
+           'validate', 'find_run', 'Run', 'write_history', 'train']
 
 # %% ../nbs/50_training.ipynb #1657efa2
-import csv, json, math, os, signal, threading, time
+import csv, inspect, json, math, os, signal, threading, time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from types import UnionType
+from typing import Literal, NamedTuple, get_args, get_origin
 
 import torch
 from torch import Tensor, distributed as dist, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from .core import (ActionModel, Prediction, atomic_write, callable_module, check_choice, check_shape, create, generator,
+from .core import (ActionModel, Prediction, atomic_write, callable_module, check_choice, check_shape, check_writable, create, generator,
                        input_shapes, pick_device, pick_precision, seed_everything, spec, stack_of)
 
 # %% ../nbs/50_training.ipynb #c661867f
@@ -450,6 +451,18 @@ def build_model(
     sizes = {k: getattr(config, k) for k in ('frames', 'size') if getattr(config, k) is not None}
     return create(config.model, classes=len(labels), **sizes, **config.options)
 
+def check_options(
+    config:TrainConfig
+)->None:
+    "Refuse options that the system does not have, or of another kind, before any data are read."
+    known = {k: p.annotation for k,p in inspect.signature(spec(config.model).build.__init__).parameters.items() if k not in ('self', 'classes', 'frames', 'size')}
+    for name, value in config.options.items():
+        if name in ('frames', 'size'): raise ValueError(f"options: expected {name} beside the model's options, got it among them: --{name} {value}")
+        kind = known[check_choice(f'option of {config.model!r}', name, known)]
+        kinds = [get_origin(k) or k for k in (get_args(kind) if isinstance(kind, UnionType) else (kind,))]
+        fits = isinstance(value, bool) and bool in kinds or not isinstance(value, bool) and isinstance(value, tuple(kinds) + (int,)*(float in kinds))
+        if not fits and inspect.Parameter.empty not in kinds: raise ValueError(f"options: expected {name} of {config.model} to be {kind if get_args(kind) else getattr(kind, '__name__', kind)}, got {value!r}")
+
 def load_weights(
     model:ActionModel,
     state:dict[str,Tensor],
@@ -694,9 +707,11 @@ def train(
 )->Run:                    # folder, best accuracy, history
     "Train a model, or continue where the run in `config.out` stopped."
     config = with_defaults(config)
+    check_options(config)
     folder, device = Path(config.out), pick_device(config.device)
     dtype = pick_precision(config.precision, device)
     with process_group(device) as (rank, world), ask_to_stop() as asked:
+        if rank == 0: check_writable(folder/'config.json')                     # before an hour of reading, not after
         saved = find_run(config, world)
         loader, val_loader = loaders or make_loaders(config, device, rank, world)
         labels, videos = loader.labels, getattr(loader, 'dataset', None)

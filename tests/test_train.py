@@ -514,3 +514,23 @@ def test_paths_and_single_values_are_taken(tmp_path):
     assert (TrainConfig(classes='dunk').classes, TrainConfig(milestones=15.).milestones) == (('dunk',), (15.,))
     run = fgar.train(replace(c, options=dict(body='small')), loaders())
     assert load_checkpoint(run.folder/'best.pt').config == TrainConfig.read(run.folder/'config.json')
+
+def test_an_out_that_cannot_be_written_stops_before_the_data_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(T, 'make_loaders', lambda *_: pytest.fail('data were read first'))
+    (tmp_path/'file').write_text('no folder')
+    with pytest.raises(OSError, match='cannot write here .*choose a folder'): fgar.train(config(tmp_path/'file'))
+
+@pytest.mark.parametrize('model,options,match', [('small3d', dict(widths=8), r'widths of small3d to be tuple\[int, \.\.\.\], got 8'), ('tsn-flow', dict(stack='x'), "stack of tsn-flow to be int, got 'x'"),
+                                                 ('tsm', dict(dropout='high'), "dropout of tsm to be float, got 'high'"), ('tsm', dict(fold=True), 'fold of tsm to be int | None, got True'),
+                                                 ('tsm', dict(frames=3), 'options: .*--frames 3'), ('tsm', dict(bodi='small'), "Did you mean 'body'")])
+def test_wrong_options_are_named_before_data_are_read(tmp_path, monkeypatch, model, options, match):
+    monkeypatch.setattr(T, 'make_loaders', lambda *_: pytest.fail('data were read first'))
+    with pytest.raises(ValueError, match=match): fgar.train(config(tmp_path, model=model, options=options))
+
+def test_defaults_and_recipes_pass_as_options():
+    import inspect
+    from fgar.recipes import RECIPES
+    for c in RECIPES.values(): T.check_options(c)
+    for name in fgar.models():
+        if fgar.spec(name).build.__module__.startswith('fgar.'):
+            T.check_options(TrainConfig(model=name, options={k: p.default for k, p in inspect.signature(fgar.spec(name).build.__init__).parameters.items() if k not in ('self', 'classes', 'frames', 'size')}))
