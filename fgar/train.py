@@ -392,7 +392,7 @@ class State:
         "Continue from what was saved."
         load_weights(self.model, saved['model'], 'last.pt')
         if self.ema is not None: load_weights(self.ema, saved['ema'] or saved['model'], 'last.pt')
-        own = [{k: v for k,v in group.items() if k != 'params'} for group in self.optimizer.param_groups]
+        own = [{k: v for k,v in group.items() if k not in ('params', 'lr')} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(saved['optimizer']); self.scaler.load_state_dict(saved['scaler'])
         for group, values in zip(self.optimizer.param_groups, own): group.update(values)       # decay and momentum are the config's, also where that has changed
         for k in self._PLAIN: setattr(self, k, saved[k])
@@ -620,6 +620,8 @@ def train_epoch(
             save()
             if asked: raise KeyboardInterrupt(f'stopped after step {step} of epoch {state.epoch}; the same command continues from there')
     look()
+    state.step, state.sums = steps, tuple(watch.sums.tolist())
+    save()                                                                     # who is killed in validation has trained for something
     if world > 1: dist.all_reduce(watch.sums)
     return watch.read()
 

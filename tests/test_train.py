@@ -534,3 +534,17 @@ def test_defaults_and_recipes_pass_as_options():
     for name in fgar.models():
         if fgar.spec(name).build.__module__.startswith('fgar.'):
             T.check_options(TrainConfig(model=name, options={k: p.default for k, p in inspect.signature(fgar.spec(name).build.__init__).parameters.items() if k not in ('self', 'classes', 'frames', 'size')}))
+
+@pytest.mark.parametrize('options', [{}, FULL])
+def test_a_process_that_dies_in_validation_has_lost_no_training(tmp_path, options):
+    class Dies(MemoryLoader):
+        def epoch(self, epoch, start=0): raise RuntimeError('no validation file could be read')
+    class Notes(MemoryLoader):
+        def epoch(self, epoch, start=0): starts.append((epoch, start)); return super().epoch(epoch, start)
+    starts, c = [], config(tmp_path/'dies', **options)
+    with pytest.raises(RuntimeError, match='no validation file'): fgar.train(c, (loaders()[0], Dies(*squares(16, 1), LABELS, 8)))
+    resumed = fgar.train(c, (loaders(cls=Notes)[0], loaders()[1]))
+    whole = fgar.train(replace(c, out=str(tmp_path/'whole')), loaders())
+    assert starts == [(0, 5), (1, 0)]                                          # nothing of epoch 0 is trained again
+    same(*(read_checkpoint(run.folder/'last.pt')['model'] for run in (resumed, whole)))
+    assert rows(resumed.history) == rows(whole.history)
