@@ -375,16 +375,15 @@ def write_overlay(
     info = probe(path)
     centres = torch.tensor([(w.start + w.end)/2 for w in windows])
     def drawn():
-        first, captions = 0, {}
+        seconds, captions = iter(frame_times(path).tolist()), {}
         for frames in iter_frames(path, size=max(side, min(info.width, info.height))):
             frames = frames[:, :frames.shape[1]//2*2, :frames.shape[2]//2*2]                # H.264 wants even sides
-            for t, frame in enumerate(frames, first):
-                best = (centres - t/info.fps).abs().argmin().item()
+            for frame in frames:
+                best = (centres - next(seconds)).abs().argmin().item()
                 if best not in captions: captions = {best: caption(windows[best], frame.shape[1], frame.shape[0])}
                 strip = captions[best]; alpha = strip[..., 3:]/255
                 part = frame[:len(strip)]
                 part.copy_((part*(1 - alpha) + strip[:len(part), :, :3]*alpha).round())
-            first += len(frames)
             yield frames
     write_video(out, drawn(), fps=info.fps)
 

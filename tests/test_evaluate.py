@@ -192,3 +192,18 @@ def test_parts_of_one_file_are_told_apart(tiny_run, checkpoint, tmp_path):
     assert sorted(zip(result.per_clip.start, result.per_clip.end)) == [(0, .5), (.5, 1.), (1., 1.5)]
     best = result.per_clip.iloc[-1]
     assert_close(best.score, evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), str(tmp_path/'parts.csv'), workers=0, quiet=True)).scores[int(best.start*2)].max().item())
+
+def test_overlay_of_a_variable_rate_follows_the_clock(tmp_path):
+    av = pytest.importorskip('av')
+    from fractions import Fraction
+    with av.open(str(tmp_path/'jumpy.mp4'), 'w') as output:                     # frame i at i² tenths of a second: half of the frames lie in the first quarter
+        stream = output.add_stream('libx264', rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.time_base = 64, 64, 'yuv420p', Fraction(1, 10)
+        for i in range(20):
+            frame = av.VideoFrame.from_ndarray(torch.full((64, 64, 3), 60, dtype=torch.uint8).numpy(), format='rgb24')
+            frame.pts, frame.time_base = i*i, Fraction(1, 10)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    write_overlay(tmp_path/'jumpy.mp4', tmp_path/'drawn.mp4', [Window(0, 10, ['a'], [1.]), Window(10, 36, ['b'], [0.])])
+    red, green, blue = read_frames(tmp_path/'drawn.mp4')[:, 4:8, 200:].float().mean((1, 2)).T
+    assert (red - blue > 40).tolist() == [i*i/10 < 14 for i in range(20)]      # the bar of `a` is full and orange, that of `b` is empty; their centres are 5 and 23 s
