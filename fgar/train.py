@@ -257,13 +257,13 @@ def make_loaders(
                      for split, count in (('train', config.clips), ('val', config.val_clips)))
     here = dict(batch=config.batch, seed=config.seed, rank=rank, world=world)
     from fgar.data.datasets import Loader, VideoDataset
+    motion = dict(stack=stack, flow=flow_source(config.flow), rgb='rgb' in inputs) if stack else {}
     manifest = run_manifest(config)
     for field, split in (('train_split', config.train_split), ('val_split', config.val_split)):
         if split not in (found := [s for s in manifest.rows.split.unique() if s]): raise ValueError(f"{field}: expected one of the splits of {config.data!r}, {', '.join(found)}, got {split!r}. Name one of them with --{field.replace('_', '-')}, or mark some rows of each class {split!r}")
     if inputs == ('pose',):
         from fgar.models.skeletons import skeleton_loader
         return tuple(skeleton_loader(manifest, config.frames, split, size=config.size, train=train, **here) for split, train in ((config.train_split, True), (config.val_split, False)))
-    motion = dict(stack=stack, flow=flow_source(config.flow), rgb='rgb' in inputs) if stack else {}
     sets = [VideoDataset(manifest.split(split), config.frames, config.sampling, stride=config.stride, size=round(config.size*8/7), train=train, seed=config.seed, **motion)
             for split, train in ((config.train_split, True), (config.val_split, False))]
     if config.cache:
