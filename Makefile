@@ -21,7 +21,7 @@ export: .venv/developer        ## notebooks -> fgar/, cleaned, and README.md fro
 results: .venv/developer       ## train anew what the results pages show, and print the claims (many hours on a CPU)
 	$(BIN)/python tools/execute.py --flags slow --notebooks $$(ls nbs/3*.ipynb nbs/4*.ipynb nbs/6*.ipynb)
 
-gpu: .venv/developer           ## every cell marked for a GPU, outputs kept
+gpu: .venv/developer           ## every cell marked for a GPU, outputs kept; not those marked slow too, which want data sets, a CUDA compiler or days
 	$(BIN)/python tools/execute.py --flags gpu
 
 docs: .venv/developer          ## the site, in _docs/ (needs Quarto: quarto.org)

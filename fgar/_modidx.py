@@ -1138,6 +1138,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'fgar/ops/correlation_triton.py'),
                                              'fgar.ops.correlation_triton._slopes': ( 'correlation_triton.html#_slopes',
                                                                                       'fgar/ops/correlation_triton.py'),
+                                             'fgar.ops.correlation_triton._tiles': ( 'correlation_triton.html#_tiles',
+                                                                                     'fgar/ops/correlation_triton.py'),
                                              'fgar.ops.correlation_triton._unskew': ( 'correlation_triton.html#_unskew',
                                                                                       'fgar/ops/correlation_triton.py'),
                                              'fgar.ops.correlation_triton._weights': ( 'correlation_triton.html#_weights',

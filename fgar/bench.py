@@ -7,7 +7,7 @@ __all__ = ['STEP_BODIES', 'BENCHMARKS', 'peak_memory', 'compare', 'bench_correla
            'bench_augment', 'bench_loader', 'bench_step', 'BenchConfig', 'run_bench']
 
 # %% ../nbs/64_speed.ipynb #62ba2942
-import importlib.util, inspect, os, tempfile, time
+import importlib.util, inspect, math, os, tempfile, time
 from statistics import median
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,31 +42,36 @@ def compare(
     memory:bool=False,               # also the most memory that a call holds, MiB
     wall:bool=False                  # time by the clock on the wall in any case: for work that other processes do
 )->pd.DataFrame:                     # one row per candidate: median ms, spread, how many times as long as ours
-    "Time functions in turn, in one process: processor time of one CPU thread, which other programs do not lengthen; wall time on a GPU and of several threads."
+    "Time functions in turn, in one process: processor time of one CPU thread, which other programs do not lengthen; wall time on a GPU and of several threads. NaN: the GPU's memory does not suffice."
     if rounds < 1: raise ValueError(f'rounds: expected at least 1, got {rounds}')
     gpu = torch.device(device).type == 'cuda'
     wait, clock = (lambda: torch.cuda.synchronize(device)) if gpu else lambda: None, time.perf_counter if wall or gpu or torch.get_num_threads() > 1 else time.process_time
-    for f in candidates.values(): f()
-    found = {name: [] for name in candidates}
+    found, lost = {name: [] for name in candidates}, []
+    for name, f in candidates.items():
+        try: f()
+        except torch.OutOfMemoryError: lost.append(name); found[name] = [math.nan]
     for _ in range(rounds):
-        for name, f in candidates.items():
-            wait(); begun = clock(); f(); wait()
+        for name in [n for n in candidates if n not in lost]:
+            wait(); begun = clock(); candidates[name](); wait()
             found[name].append(1000*(clock() - begun))
     middle = {name: median(x) for name, x in found.items()}
     ours = next(iter(middle.values()))
-    return pd.DataFrame([dict(what=name, ms=middle[name], fastest=min(x), slowest=max(x), ratio=middle[name]/ours, **({'MiB': peak_memory(candidates[name], device)} if memory else {})) for name, x in found.items()])
+    return pd.DataFrame([dict(what=name, ms=middle[name], fastest=min(x), slowest=max(x), ratio=middle[name]/ours, **({'MiB': math.nan if name in lost else peak_memory(candidates[name], device)} if memory else {})) for name, x in found.items()])
 
 # %% ../nbs/64_speed.ipynb #375d6641
 def bench_correlation(
     device:str='cpu',
     rounds:int=3,
-    shape:tuple=(2, 128, 28, 28),   # N C H W
+    shape:tuple|None=None,          # N C H W of the maps; None: 2 128 28 28 on a CPU, 256 512 28 28 on a GPU
     radius:int=7,
-    width:int=16                    # features of the layer that follows; 0 leaves that half out
-)->pd.DataFrame:                    # with MiB
+    width:int=16,                   # features of the layer that follows; 0 leaves that half out
+    clips:tuple|None=None           # N T of the clips that it follows; None: 1 4 on a CPU, 32 8 on a GPU
+)->pd.DataFrame:                    # with MiB; float32 on a CPU, bf16 on a GPU
     "Correlation, alone and with the layer that follows, forward and backward."
     from fgar.ops.correlation import correlate, correlation_features, spatiotemporal_correlation
-    def leaf(key, *shape): return torch.randn(shape, generator=generator('bench', key)).to(device).requires_grad_()
+    gpu = torch.device(device).type == 'cuda'
+    shape, (N, T) = shape or ((256, 512, 28, 28) if gpu else (2, 128, 28, 28)), clips or ((32, 8) if gpu else (1, 4))
+    def leaf(key, *shape): return torch.randn(shape, generator=generator('bench', key)).to(device, torch.bfloat16 if gpu else torch.float32).requires_grad_()
     def run(f, *inputs):
         out = f()
         torch.autograd.grad(out, inputs, torch.ones_like(out))
@@ -76,11 +81,12 @@ def bench_correlation(
                   'all pairs, bare product': lambda: run(lambda: a.flatten(2).mT @ b.flatten(2), a, b)}
     if importlib.util.find_spec('spatial_correlation_sampler'):
         from spatial_correlation_sampler import spatial_correlation_sample as sampler
-        candidates['spatial-correlation-sampler'] = lambda: run(lambda: sampler(a, b, kernel_size=1, patch_size=2*radius + 1), a, b)
+        candidates['spatial-correlation-sampler'] = lambda: run(lambda: sampler(a.float(), b.float(), kernel_size=1, patch_size=2*radius + 1), a, b)      # it has no bf16
     alone = compare(candidates, rounds, device, memory=True)
     if not width: return alone
-    x, w, offsets = leaf(2, 1, shape[1], 4, *shape[2:]), leaf(3, 3, width, (2*radius + 1)**2), (0, 1, 2)
-    p, q = (torch.cat([maps[0].transpose(0, 1).flatten(2) for maps in (x.detach()[:, :, l:] if later else x.detach()[:, :, :4 - l] for l in offsets)]).requires_grad_() for later in (False, True))   # 9 C HW: the pairs of frames
+    x, w, offsets = leaf(2, N, shape[1], T, *shape[2:]), leaf(3, 3, width, (2*radius + 1)**2), (0, 1, 2)
+    maps = x.detach().transpose(1, 2).flatten(3)                                                  # N T C HW
+    p, q = (torch.cat([part.flatten(0, 1) for part in parts]).requires_grad_() for parts in ([maps[:, :T - l] for l in offsets], [maps[:, l:] for l in offsets]))   # the pairs of frames
     fused = {'fgar correlation_features': lambda: run(lambda: correlation_features(x, w, radius, offsets), x, w),
              'the whole tensor, then the layer': lambda: run(lambda: torch.einsum('nlkthw,ldk->nldthw', spatiotemporal_correlation(x, radius, offsets).flatten(2, 3), w), x, w),
              'all pairs of those frames, bare product': lambda: run(lambda: p.mT @ q, p, q)}
@@ -90,21 +96,27 @@ def bench_correlation(
 def bench_flow(
     device:str='cpu',
     rounds:int=3,
-    size:tuple=(240, 320)     # H W
-)->pd.DataFrame:
-    "Optical flow of one pair."
+    size:tuple=(240, 320),    # H W
+    pairs:int|None=None       # in one call of ours; None: 1 on a CPU, 64 on a GPU
+)->pd.DataFrame:              # times per pair
+    "Optical flow: ours in batches, and TV-L1 compiled as well, where there is a GPU; OpenCV pair by pair."
     from fgar.ops.flow import horn_schunck, lucas_kanade, tvl1, warp
     texture = F.interpolate(torch.rand(1, 1, 30, 40, generator=generator('bench')), size, mode='bicubic').clamp(0, 1)
-    a, b = texture.to(device), warp(texture, torch.tensor([1.3, -.7]).view(1, 2, 1, 1).expand(1, 2, *size)).to(device)
+    gpu = torch.device(device).type == 'cuda'
+    pairs = pairs or (64 if gpu else 1)
+    a, b = (x.to(device).repeat(pairs, 1, 1, 1) for x in (texture, warp(texture, torch.tensor([1.3, -.7]).view(1, 2, 1, 1).expand(1, 2, *size))))
     candidates = {'fgar TV-L1': lambda: tvl1(a, b), 'fgar Horn–Schunck': lambda: horn_schunck(a, b), 'fgar Lucas–Kanade': lambda: lucas_kanade(a, b)}
+    if gpu: candidates = {'fgar TV-L1, compiled': lambda: tvl1(a, b, compiled=True), **candidates}
     if importlib.util.find_spec('cv2'):
         cv2 = importlib.import_module('cv2')      # a yardstick where it is installed, never needed
         cv2.setNumThreads(1)
         x, y = ((t[0, 0].cpu()*255).byte().numpy() for t in (a, b))
-        where = '' if a.device.type == 'cpu' else ', on the CPU'
+        where = ', on the CPU' if gpu else ''
         if hasattr(cv2, 'optflow'): candidates[f'OpenCV TV-L1{where}'] = lambda t=cv2.optflow.createOptFlow_DualTVL1(): t.calc(x, y, None)
         candidates |= {f'OpenCV Farnebäck{where}': lambda: cv2.calcOpticalFlowFarneback(x, y, None, .5, 3, 15, 3, 5, 1.2, 0), f'OpenCV DIS{where}': lambda d=cv2.DISOpticalFlow_create(): d.calc(x, y, None)}
-    return compare(candidates, rounds, device)
+    table = compare(candidates, rounds, device)
+    table.loc[table.what.str.startswith('fgar'), ['ms', 'fastest', 'slowest']] /= pairs
+    return table.assign(ratio=table.ms/table.ms[0])
 
 # %% ../nbs/64_speed.ipynb #73a74c2e
 def bench_nms(

@@ -117,6 +117,26 @@ def test_correlation_says_what_memory_it_needs():
     assert len(table) - len(bench_correlation(rounds=1, shape=(1, 2, 6, 6), radius=1, width=0)) == 3
 
 
+def test_what_does_not_fit_the_memory_is_nan_and_the_rest_is_timed():
+    def large(): raise torch.OutOfMemoryError('no')
+    table = compare({'ours': lambda: None, 'large': large, 'theirs': lambda: None}, 2, memory=True).set_index('what')
+    assert table.loc['large'].isna().all() and table.loc[['ours', 'theirs']].notna().all(axis=None)
+
+
+def test_flow_is_timed_per_pair_and_the_pairs_of_clips_are_those_of_the_offsets(monkeypatch):
+    one, rows = bench.bench_flow(rounds=1, size=(24, 32)).set_index('what').index, []
+    def compare(candidates, *rest, **options): rows.append(list(candidates)); return pd.DataFrame([dict(what=name, ms=6., fastest=6., slowest=6., ratio=1.) for name in candidates])
+    monkeypatch.setattr(bench, 'compare', compare)
+    table = bench.bench_flow(rounds=1, size=(24, 32), pairs=3).set_index('what')
+    assert list(table.index) == list(one) and (table.ms[table.index.str.startswith('fgar')] == 2).all() and (table.ms[table.index.str.startswith('OpenCV')] == 6).all()
+    assert (table.ratio == table.ms/2).all()
+    seen, bmm = [], torch.Tensor.__matmul__
+    monkeypatch.setattr(bench, 'compare', lambda candidates, *rest, **options: [f() for f in candidates.values()] and pd.DataFrame())
+    monkeypatch.setattr(torch.Tensor, '__matmul__', lambda a, b: seen.append((tuple(a.shape), tuple(b.shape))) or bmm(a, b))
+    bench_correlation(shape=(1, 2, 4, 5), radius=1, clips=(2, 3))
+    assert ((2*(3 + 2 + 1), 20, 2), (2*(3 + 2 + 1), 2, 20)) in seen                # frames 0-2, 0-1 with 1-2, 0 with 2, of two clips
+
+
 def test_correlation_has_a_row_for_the_sampler_where_it_is_installed():
     wanted = importlib.util.find_spec('spatial_correlation_sampler') is not None
     table = bench_correlation(rounds=1, shape=(1, 2, 6, 6), radius=1)

@@ -255,6 +255,9 @@ for N, C, T, H, W, radius, offsets, D in ((2, 5, 3, 5, 7, 2, (0, 1, 2), 3), (1, 
             slope = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype).to(place, kind)
             forms[backend] = [v.double().cpu() for v in (out, *torch.autograd.grad(out, inputs, slope))]
         for got, expected in zip(forms['triton'], forms['unfold']): assert_close(got, expected, rtol=tolerance, atol=tolerance*expected.abs().max().item())
+x, w = torch.randn(1, 4, 2, 3, 5, device=device, requires_grad=True), torch.randn(2, 3, 9, device=device, requires_grad=True)
+plain = lambda x, w: correlation_features(x.exp(), w, 1, (0, 1), 'triton').relu().sum()
+for eager, compiled in zip(*(torch.autograd.grad(form(x, w), (x, w)) for form in (plain, torch.compile(plain, backend='aot_eager')))): assert_close(compiled, eager)
 print('equal')
 '''
 
@@ -264,6 +267,32 @@ def test_kernel_equals_tensor_form():
     env = {**os.environ, 'TRITON_INTERPRET': '0' if torch.cuda.is_available() else '1'}
     done = subprocess.run([sys.executable, '-c', KERNEL], capture_output=True, text=True, cwd=ROOT, env=env)
     assert done.returncode == 0 and 'equal' in done.stdout, done.stderr[-2000:]
+
+
+# A GPU is not needed to compile for one. 99 KiB is what the smallest GPUs that the kernel supports (8.6, 8.9, 12.0) give to a program.
+COMPILED = '''
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from fgar.ops import correlation_triton as m
+for dtype, name, capability, (W, C, k, D, L) in ((torch.bfloat16, 'bf16', 89, (28, 512, 15, 16, 3)), (torch.bfloat16, 'bf16', 90, (14, 1024, 29, 32, 1)), (torch.float16, 'fp16', 89, (9, 40, 5, 1, 3)),
+                                                 (torch.float32, 'fp32', 90, (28, 512, 15, 16, 3)), (torch.float32, 'fp32', 89, (14, 1024, 15, 16, 1)), (torch.float32, 'fp32', 89, (9, 40, 63, 64, 3))):
+    size, deep = m._geometry(W, C, k, D, dtype)
+    for kernel, form in ((m._forward, size), (m._backward_x, deep), (m._backward_w, size)):
+        names, fixed = kernel.arg_names, {k: v for k, v in form.items() if k in kernel.arg_names} | ({'L': 1} if L == 1 else {})        # Triton makes a constant of an argument that is 1
+        kind = dict.fromkeys(('x', 'out', 'g', 'dx', 'w'), '*' + name) | dict(inverse='*fp32', dw='*fp32', offsets='*i64') | dict.fromkeys(fixed, 'constexpr')
+        source = ASTSource(kernel, {n: kind.get(n, 'i32') for n in names}, {(names.index(n),): v for n, v in fixed.items() if n in names},
+                           {(i,): [['tt.divisibility', 16]] for i, n in enumerate(names) if kind.get(n, '').startswith('*')})
+        made = triton.compile(source, target=GPUTarget('cuda', capability, 32), options={n: form[n] for n in ('num_warps', 'num_stages')})
+        print(made.metadata.shared, name, capability, kernel.__name__, W, C, k, D)
+'''
+
+def test_kernel_compiles_and_fits_on_every_gpu_it_is_for():
+    pytest.importorskip('triton', reason='Triton is not installed')
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', COMPILED], capture_output=True, text=True, cwd=ROOT, env={**os.environ, 'TRITON_INTERPRET': '0'})
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert len(lines) == 18 and not [line for line in lines if int(line.split()[0]) > 99*1024]
 
 
 def test_meta_counts_the_definition():

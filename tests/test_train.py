@@ -548,3 +548,13 @@ def test_a_process_that_dies_in_validation_has_lost_no_training(tmp_path, option
     assert starts == [(0, 5), (1, 0)]                                          # nothing of epoch 0 is trained again
     same(*(read_checkpoint(run.folder/'last.pt')['model'] for run in (resumed, whole)))
     assert rows(resumed.history) == rows(whole.history)
+
+def test_a_compiled_run_is_the_same_run(tmp_path, monkeypatch):
+    "Weights are saved under the model's own names, and every loss equals the uncompiled run's (aot_eager: no C++ compiler is needed)."
+    compile = torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda net: compile(net, backend='aot_eager'))
+    runs = [fgar.train(config(tmp_path/str(flag), epochs=1, warmup=0., compile=flag), loaders()) for flag in (False, True)]
+    plain, compiled = (T.read_checkpoint(run.folder/'best.pt')['model'] for run in runs)
+    assert plain.keys() == compiled.keys()
+    assert_close(plain, compiled)
+    assert runs[0].history[0]['loss'] == pytest.approx(runs[1].history[0]['loss'], rel=1e-4)

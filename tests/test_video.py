@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fgar.data import video
-from fgar.data.video import FrameError, VideoError, VideoNotFound, check_videos, frame_numbers, frame_times, frame_types, iter_frames, motion_vectors, packet_table, probe, read_frames, write_video
+from fgar.data.video import FrameError, VideoError, VideoNotFound, _METADATA, check_videos, frame_numbers, frame_times, frame_types, iter_frames, motion_vectors, packet_table, probe, read_frames, write_video
 
 REAL = Path(os.environ.get('FGAR_REAL', Path(__file__).parents[1]/'../shared/real'))/'formats'
 COUNT, HEIGHT, WIDTH = 40, 48, 64
@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 
 def reference(path):
     "Everything, from the start, by nothing but PyAV."
-    with av.open(str(path), metadata_errors='ignore') as container:
+    with av.open(str(path), **_METADATA) as container:
         container.streams.video[0].thread_type = 'NONE'
         return torch.from_numpy(np.stack([f.to_ndarray(format='rgb24') for f in container.decode(video=0)]))
 

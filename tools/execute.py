@@ -3,6 +3,7 @@
     python tools/execute.py --notebooks nbs/44_st_manet.ipynb               # what `make test` runs
     python tools/execute.py --flags slow --notebooks nbs/4*.ipynb nbs/61*   # hours on a CPU: the tables of the results chapters
     python tools/execute.py --flags gpu                                     # every chapter that has cells for a GPU
+    python tools/execute.py --flags gpu slow --notebooks nbs/41*            # those of its GPU cells, too, that want a data set or days
 
 A cell that carries a flag not asked for is skipped and keeps the output it had. Below each GPU cell stands where and when it ran."""
 import argparse, os, re, shutil, subprocess, sys, time

@@ -99,6 +99,7 @@ class FrameError(IndexError, ValueError):
     "A frame or a time that the video does not have."
 
 _CONTAINERS = 'mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,vc1,flv,asf,gif,ogg,ivf,mxf,nut,obu,dv,rm,wtv,yuv4mpegpipe'   # no playlists, no pictures, no text
+_METADATA = {} if int(av.__version__.split('.')[0]) >= 19 else dict(metadata_errors='ignore')     # titles that are not UTF-8 are no reason to refuse a film; PyAV 19 reads them unasked
 
 # %% ../../nbs/02_video.ipynb #471d26c9
 def _promised_size(path:Path)->int:
@@ -134,7 +135,7 @@ def _opened(path, threads:int=1):
         if not size: raise VideoError(f'{path}: the file is empty. Copy or download it again')
         promised = _promised_size(path)
         if promised > size: raise VideoError(f'{path}: torn, {size:,} of {promised:,} bytes are here. Copy or download it again')
-        with av.open(f'file:{path}', metadata_errors='ignore', timeout=(30, 30), options={'format_whitelist': _CONTAINERS, 'protocol_whitelist': 'file'}) as container:
+        with av.open(f'file:{path}', **_METADATA, timeout=(30, 30), options={'format_whitelist': _CONTAINERS, 'protocol_whitelist': 'file'}) as container:
             stream = next((s for s in container.streams.video if not getattr(s.disposition, 'value', s.disposition) & 1024), None)      # 1024: a cover picture
             if stream is None: raise VideoError(f'{path}: holds no video stream (only {", ".join(s.type for s in container.streams) or "nothing"})')
             if stream.codec_context is None: raise VideoError(f'{path}: its codec is unknown to FFmpeg. Convert it to H.264 with another program')

@@ -251,7 +251,7 @@ def correlation_features(
     with torch.autocast(_autocast(x), enabled=False):
         x, weights = x.to(compute), weights.to(compute)
         backend, _ = pick_backend(x, radius, D, backend)
-        if backend == 'triton': return importlib.import_module('fgar.ops.correlation_triton').Fused.apply(x, weights, radius, offsets, EMPTY).to(dtype)
+        if backend == 'triton': return importlib.import_module('fgar.ops.correlation_triton').fused(x, weights, radius, offsets, EMPTY).to(dtype)
         if backend != 'gemm' or torch.compiler.is_exporting():
             return torch.einsum('nlkthw,ldk->nldthw', spatiotemporal_correlation(x, radius, offsets, 'auto' if torch.compiler.is_exporting() else backend).flatten(2, 3), weights).to(dtype)
         u = unit(x).transpose(1, 2).contiguous()
