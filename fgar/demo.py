@@ -6,8 +6,8 @@
 __all__ = ['DemoConfig', 'write_data', 'run_folder', 'recipe', 'compare', 'table', 'report', 'demo']
 
 # %% ../nbs/55_demo.ipynb #9cdce4ee
-import time
-from dataclasses import dataclass, replace
+import json, time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from . import show
-from .core import check_choice
+from .core import atomic_write, check_choice
 from .data.video import read_frames
 from .evaluate import Evaluation, EvaluateConfig, Window, close_figures, evaluate, predict, write_report
 from .synthetic import CLASSES, write_court26
@@ -44,8 +44,12 @@ def write_data(
     config:DemoConfig   # sizes, classes, difficulty
 )->Path:                # the manifest
     "Draw and write the videos, unless they are there already."
-    folder = Path(config.out)/'court26'
-    if not (folder/'manifest.csv').exists():
+    folder, drawn = Path(config.out)/'court26', {k: v for k,v in asdict(config).items() if k not in ('out', 'epochs')} | {'classes': list(config.classes)}
+    if (folder/'manifest.csv').exists():
+        there = json.loads(kept.read_text()) if (kept := folder/'settings.json').exists() else drawn
+        if there != drawn: raise ValueError(f"out: expected videos as asked for in {str(folder)!r}, got {', '.join(f'{k} {there.get(k)!r} for {v!r}' for k,v in drawn.items() if there.get(k) != v)}. Choose another `out`")
+    else:
+        with atomic_write(folder/'settings.json') as f: f.write_text(json.dumps(drawn))
         write_court26(folder, train=config.train, val=config.val, test=config.test, size=round(config.size*8/7)//2*2, frames=2*config.frames, fps=config.frames,
                       difficulty=config.difficulty, classes=list(config.classes) or None, seed=config.seed, progress=config.train > 100)
     return folder/'manifest.csv'
@@ -59,7 +63,7 @@ def recipe(
 )->TrainConfig:
     "How both models are trained."
     return TrainConfig(model='small3d', data=str(Path(config.out)/'court26/manifest.csv'), out=str(run_folder(config, frames)), frames=frames, size=config.size, classes=config.classes,
-                       epochs=config.epochs, batch=16, optimizer='adamw', lr=2e-3, weight_decay=.01, warmup=min(4., config.epochs/4), crop='square', scale=(.9, 1.), seed=config.seed)
+                       epochs=config.epochs, batch=min(16, config.train), optimizer='adamw', lr=2e-3, weight_decay=.01, warmup=min(4., config.epochs/4), crop='square', scale=(.9, 1.), seed=config.seed)
 
 # %% ../nbs/55_demo.ipynb #7a83c582
 def compare(

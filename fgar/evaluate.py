@@ -33,7 +33,7 @@ from .data.video import VideoError, frame_numbers, frame_times, iter_frames, pro
 from .models.skeletons import FILES, skeleton_loader, skeleton_seconds
 from .ops.flow import BACKENDS
 from .synthetic import CLASSES, COARSE
-from .train import Checkpoint, MemoryLoader, coarse_of, court26_loader, flow_source, load_checkpoint
+from .train import Checkpoint, MemoryLoader, coarse_of, court26_loader, flow_source, listed, load_checkpoint, run_manifest
 
 # %% ../nbs/51_evaluation.ipynb #0546ee82
 @torch.no_grad()
@@ -94,6 +94,7 @@ class Evaluation:
     groups:list[str]=None     # (K,) coarse class of each class, if there are any
     source:str=''             # what was scored, in words
     unknown:int=0             # clips left out because the model does not know their label
+    spans:list[tuple]=None    # (M,) start and end of each row in its file, s; None where all rows are whole files
 
     @property
     def summary(self)->dict:
@@ -113,10 +114,11 @@ class Evaluation:
 
     @property
     def per_clip(self)->pd.DataFrame:
-        "Truth, guess and their scores for each file, worst first."
+        "Truth, guess and their scores for each row, worst first; start and end where rows are parts of files."
         best = self.scores.max(1)
         rows = pd.DataFrame({'path': self.names, 'label': [self.labels[i] for i in self.target], 'predicted': [self.labels[i] for i in best.indices],
                              'score': best.values, 'score of label': self.scores.gather(1, self.target[:, None])[:, 0]})
+        if self.spans: rows[['start', 'end']] = self.spans                     # several rows of one file must be told apart
         return rows.sort_values('score of label', ignore_index=True)
 
     def confusion(self, ax=None):
@@ -263,21 +265,25 @@ def evaluate(
     checkpoint = load_checkpoint(config.checkpoint, device)
     model, labels, data = checkpoint.model, checkpoint.labels, config.data or checkpoint.config.data
     clips, crops = checkpoint.config.test_clips if config.clips is None else config.clips, config.crops or checkpoint.config.test_crops
-    coarse, unknown, precision = checkpoint.coarse, 0, pick_precision(config.precision, device)
+    coarse, unknown, spans, precision = checkpoint.coarse, 0, None, pick_precision(config.precision, device)
     if data == 'court26':
         clips = 1                                                          # rendered as one clip, whatever a video of files would be cut into
         c = replace(checkpoint.config, frames=model.options['frames'], size=model.options['size'], batch=config.batch, flow=pick_flow(checkpoint, config.flow), quiet=config.quiet)
         rows, source = court26_loader(config.split or 'test', config.count, c, labels, model.spec.inputs, model.stack, device), f"court26, {config.split or 'test'}"
         scores, target, index, failed = score_loader(model, rows, model.options['size'], crops, precision, not config.quiet, computed_flow(checkpoint, config.flow))
     else:
-        manifest = Manifest.from_folder(data) if Path(data).is_dir() else Manifest.read(data)
+        manifest, split, dealt = Manifest.from_folder(data) if Path(data).is_dir() else Manifest.read(data), config.split, ''
+        if not any(manifest.rows.split) and Path(data).resolve() == Path(checkpoint.config.data).resolve():             # then training has dealt the splits, and most rows are its own
+            manifest, split, dealt = run_manifest(replace(checkpoint.config, data=data)), config.split or checkpoint.config.val_split, ', dealt as for training'
         coarse = coarse | coarse_of(manifest.rows)
-        rows, source, unknown = choose_rows(manifest, config.split, labels, config.unknown)
+        rows, source, unknown = choose_rows(manifest, split, labels, config.unknown)
+        source += dealt
         scores, index, failed = score_videos(rows, checkpoint, clips, crops, config.batch, config.workers, config.flow, precision, not config.quiet)
-        target = rows.targets[index]
+        target, times = rows.targets[index], rows.rows[['start', 'end']].iloc[index.tolist()]
+        if times.notna().any(axis=None): spans = list(times.itertuples(index=False, name=None))
     if not coarse and set(labels) <= set(CLASSES): coarse = dict(zip(CLASSES, COARSE))
     groups = [coarse.get(name, name) for name in labels] if coarse else None                  # a label without a coarse class is one of its own
-    result = Evaluation(scores, target, [rows.name(i) for i in index.tolist()], labels, failed, groups, f"{source}; {clips or 'all'} {'clip' if clips else 'segment'}{'s'[:clips != 1]} × {crops} crop{'s'[:crops > 1]}", unknown)
+    result = Evaluation(scores, target, [rows.name(i) for i in index.tolist()], labels, failed, groups, f"{source}; {clips or 'all'} {'clip' if clips else 'segment'}{'s'[:clips != 1]} × {crops} crop{'s'[:crops > 1]}", unknown, spans)
     if config.out:
         result.write(config.out)
         parts = result.page()
@@ -335,7 +341,7 @@ def predict(
     whole = len(times) == 1
     rows = pd.DataFrame([dict(path=str(Path(path).resolve()), label=labels[0], start='' if whole else a, end='' if whole else b) for a,b in times])
     scores, index, failed = score_videos(Manifest(rows, labels=labels), checkpoint, clips, crops, batch, 0, '', pick_precision('auto', next(model.parameters()).device), progress)
-    if failed: raise VideoError(f'{failed[0][0]}: {failed[0][1]}')
+    if failed: raise VideoError(listed(failed[:1]).strip())
     best = scores.topk(min(top or len(labels), len(labels)))
     found = [Window(*times[i], [labels[k] for k in best.indices[j]], best.values[j].tolist()) for j,i in enumerate(index.tolist())]
     if overlay: write_overlay(path, overlay, found)
@@ -369,16 +375,15 @@ def write_overlay(
     info = probe(path)
     centres = torch.tensor([(w.start + w.end)/2 for w in windows])
     def drawn():
-        first, captions = 0, {}
+        seconds, captions = iter(frame_times(path).tolist()), {}
         for frames in iter_frames(path, size=max(side, min(info.width, info.height))):
             frames = frames[:, :frames.shape[1]//2*2, :frames.shape[2]//2*2]                # H.264 wants even sides
-            for t, frame in enumerate(frames, first):
-                best = (centres - t/info.fps).abs().argmin().item()
+            for frame in frames:
+                best = (centres - next(seconds)).abs().argmin().item()
                 if best not in captions: captions = {best: caption(windows[best], frame.shape[1], frame.shape[0])}
                 strip = captions[best]; alpha = strip[..., 3:]/255
                 part = frame[:len(strip)]
                 part.copy_((part*(1 - alpha) + strip[:len(part), :, :3]*alpha).round())
-            first += len(frames)
             yield frames
     write_video(out, drawn(), fps=info.fps)
 

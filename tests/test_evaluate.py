@@ -12,7 +12,7 @@ from fgar.data.video import VideoError, probe, read_frames, write_video
 from fgar.data.clips import clip_windows
 from fgar.data.datasets import Manifest
 from fgar.evaluate import EvaluateConfig, Evaluation, Window, evaluate, predict, score_videos, view_scores, window_times, write_overlay, write_report
-from fgar.train import load_checkpoint
+from fgar.train import load_checkpoint, run_manifest
 
 @pytest.fixture(scope='module')
 def checkpoint(tiny_run): return load_checkpoint(tiny_run/'run/best.pt')
@@ -169,3 +169,41 @@ def test_an_output_that_cannot_be_written_stops_before_the_work(tiny_run, tmp_pa
     (tmp_path/'file').write_text('')
     with pytest.raises(OSError, match='cannot write here'): evaluate(EvaluateConfig(checkpoint=str(tiny_run/'run/best.pt'), out=str(tmp_path/'file'/'out'), workers=0, quiet=True))
     with pytest.raises(OSError, match='cannot write here'): predict(next((tiny_run/'data'/'test').rglob('*.mp4')), tiny_run/'run/best.pt', overlay=tmp_path/'file'/'o.mp4')
+
+def test_without_splits_the_rows_that_training_kept_for_validation_are_scored(tiny_run, tmp_path):
+    "Training deals them itself; a score over all rows would be one over clips that it learnt."
+    for i, file in enumerate(sorted((tiny_run/'data').rglob('*.mp4'))):
+        (tmp_path/'my clips'/file.parent.name).mkdir(parents=True, exist_ok=True); shutil.copy(file, tmp_path/'my clips'/file.parent.name/f'{i}.mp4')
+    config = fgar.TrainConfig('small3d', str(tmp_path/'my clips'), str(tmp_path/'run'), frames=4, size=32, epochs=1, warmup=0., batch=4, workers=0, quiet=True, tensorboard=False)
+    fgar.train(config)
+    kept = run_manifest(config).split('val').rows.path.tolist()
+    for asked in ('', 'val'):
+        result = evaluate(EvaluateConfig(str(tmp_path/'run/best.pt'), split=asked, workers=0, quiet=True))
+        assert result.names == kept and 'dealt as for training' in result.source and 0 < len(kept) < 9
+    everything = evaluate(EvaluateConfig(str(tmp_path/'run/best.pt'), split='all', workers=0, quiet=True))
+    assert len(everything.names) == 18
+    shutil.copytree(tmp_path/'my clips', tmp_path/'other')                    # the same files elsewhere are a stranger's: all rows
+    assert len(evaluate(EvaluateConfig(str(tmp_path/'run/best.pt'), str(tmp_path/'other'), workers=0, quiet=True)).names) == 18
+
+def test_parts_of_one_file_are_told_apart(tiny_run, checkpoint, tmp_path):
+    video = next((tiny_run/'data/test').rglob('*.mp4'))
+    pd.DataFrame([dict(path=str(video), label=checkpoint.labels[0], start=a, end=a + .5) for a in (0, .5, 1.)]).to_csv(tmp_path/'parts.csv', index=False)
+    result = evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), str(tmp_path/'parts.csv'), workers=0, quiet=True))
+    assert sorted(zip(result.per_clip.start, result.per_clip.end)) == [(0, .5), (.5, 1.), (1., 1.5)]
+    best = result.per_clip.iloc[-1]
+    assert_close(best.score, evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), str(tmp_path/'parts.csv'), workers=0, quiet=True)).scores[int(best.start*2)].max().item())
+
+def test_overlay_of_a_variable_rate_follows_the_clock(tmp_path):
+    av = pytest.importorskip('av')
+    from fractions import Fraction
+    with av.open(str(tmp_path/'jumpy.mp4'), 'w') as output:                     # frame i at i² tenths of a second: half of the frames lie in the first quarter
+        stream = output.add_stream('libx264', rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.time_base = 64, 64, 'yuv420p', Fraction(1, 10)
+        for i in range(20):
+            frame = av.VideoFrame.from_ndarray(torch.full((64, 64, 3), 60, dtype=torch.uint8).numpy(), format='rgb24')
+            frame.pts, frame.time_base = i*i, Fraction(1, 10)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    write_overlay(tmp_path/'jumpy.mp4', tmp_path/'drawn.mp4', [Window(0, 10, ['a'], [1.]), Window(10, 36, ['b'], [0.])])
+    red, green, blue = read_frames(tmp_path/'drawn.mp4')[:, 4:8, 200:].float().mean((1, 2)).T
+    assert (red - blue > 40).tolist() == [i*i/10 < 14 for i in range(20)]      # the bar of `a` is full and orange, that of `b` is empty; their centres are 5 and 23 s

@@ -19,7 +19,7 @@ import fgar
 import fgar.train as T
 from fgar.core import ActionModel, Prediction, register
 from fgar.models import frames2d  # noqa: F401  (registers tsn and tsm before ours)
-from fgar.train import MemoryLoader, TrainConfig, listed, load_checkpoint, lr_scale, smoothing, unreadable
+from fgar.train import MemoryLoader, TrainConfig, listed, load_checkpoint, lr_scale, read_checkpoint, smoothing, unreadable
 
 torch.set_num_threads(1)      # sums in one order, so that runs can be compared bit for bit
 ROOT = Path(__file__).parents[1]
@@ -473,6 +473,81 @@ def test_a_config_that_is_no_json_is_named(tmp_path):
     (tmp_path/'config.json').write_text('epochs = 3')
     with pytest.raises(ValueError, match="config: expected a JSON file that a run saved, and .*config.json"): TrainConfig.read(tmp_path/'config.json')
 
+
+# ---- labels, versions, splits -----------------------------------------------------------
+
+def test_a_run_is_not_continued_with_other_labels(tmp_path):
+    "As many classes, one renamed: the weights fit and would mean something else."
+    c = config(tmp_path, epochs=1, warmup=0)
+    run = fgar.train(c, loaders())
+    other = loaders()
+    for loader in other: loader.labels = [*LABELS[:-1], 'diagonal']
+    before = (run.folder/'last.pt').read_bytes()
+    with pytest.raises(ValueError, match='data: expected the labels that the run .*began with .*diagonal'): fgar.train(replace(c, epochs=2, existing='resume'), other)
+    assert (run.folder/'last.pt').read_bytes() == before
+
+def test_a_checkpoint_of_another_version_is_named(tmp_path):
+    run = fgar.train(config(tmp_path, epochs=1, warmup=0), loaders())
+    saved = read_checkpoint(run.folder/'best.pt')
+    saved['config']['later_field'] = 1
+    torch.save(saved, tmp_path/'newer.pt')
+    with pytest.raises(ValueError, match=r"checkpoint: .*newer\.pt' has others: later_field"): load_checkpoint(tmp_path/'newer.pt')
+    del saved['config']['later_field'], saved['config']['max_failed']          # of an older one: what is missing has its default
+    torch.save(saved, tmp_path/'older.pt')
+    assert load_checkpoint(tmp_path/'older.pt').labels == LABELS
+
+def test_a_manifest_without_the_validation_split_says_what_to_do(tmp_path):
+    (tmp_path/'m.csv').write_text('path,label,split\na.mp4,x,train\nb.mp4,y,train\nc.mp4,x,test\n')
+    with pytest.raises(ValueError, match=r"val_split: expected one of the splits of .*train, test, got 'val'.*--val-split"): fgar.train(config(tmp_path/'run', data=str(tmp_path/'m.csv')))
+    with pytest.raises(ValueError, match='train_split: .*--train-split'): fgar.train(config(tmp_path/'run', data=str(tmp_path/'m.csv'), train_split='learn', val_split='test'))
+
+def test_resume_takes_the_new_decay_and_refuses_another_optimizer(tmp_path):
+    c = config(tmp_path, epochs=1, warmup=0)
+    fgar.train(c, loaders())
+    fgar.train(replace(c, epochs=2, weight_decay=.123, momentum=.5, existing='resume'), loaders())
+    assert [(g['weight_decay'], g['momentum']) for g in read_checkpoint(tmp_path/'last.pt')['optimizer']['param_groups']] == [(.123, .5), (0., .5)]
+    with pytest.raises(ValueError, match='optimizer: expected sgd, whose moments .* got adamw'): fgar.train(replace(c, epochs=3, optimizer='adamw', existing='resume'), loaders())
+
+def test_paths_and_single_values_are_taken(tmp_path):
+    c = replace(config(tmp_path/'run', epochs=1, warmup=0), out=tmp_path/'run', data=tmp_path/'data', options=dict(body='small', weights=Path('none.pth')))
+    assert (c.out, c.data, c.options['weights']) == (str(tmp_path/'run'), str(tmp_path/'data'), 'none.pth')
+    assert (TrainConfig(classes='dunk').classes, TrainConfig(milestones=15.).milestones) == (('dunk',), (15.,))
+    run = fgar.train(replace(c, options=dict(body='small')), loaders())
+    assert load_checkpoint(run.folder/'best.pt').config == TrainConfig.read(run.folder/'config.json')
+
+def test_an_out_that_cannot_be_written_stops_before_the_data_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(T, 'make_loaders', lambda *_: pytest.fail('data were read first'))
+    (tmp_path/'file').write_text('no folder')
+    with pytest.raises(OSError, match='cannot write here .*choose a folder'): fgar.train(config(tmp_path/'file'))
+
+@pytest.mark.parametrize('model,options,match', [('small3d', dict(widths=8), r'widths of small3d to be tuple\[int, \.\.\.\], got 8'), ('tsn-flow', dict(stack='x'), "stack of tsn-flow to be int, got 'x'"),
+                                                 ('tsm', dict(dropout='high'), "dropout of tsm to be float, got 'high'"), ('tsm', dict(fold=True), 'fold of tsm to be int | None, got True'),
+                                                 ('tsm', dict(frames=3), 'options: .*--frames 3'), ('tsm', dict(bodi='small'), "Did you mean 'body'")])
+def test_wrong_options_are_named_before_data_are_read(tmp_path, monkeypatch, model, options, match):
+    monkeypatch.setattr(T, 'make_loaders', lambda *_: pytest.fail('data were read first'))
+    with pytest.raises(ValueError, match=match): fgar.train(config(tmp_path, model=model, options=options))
+
+def test_defaults_and_recipes_pass_as_options():
+    import inspect
+    from fgar.recipes import RECIPES
+    for c in RECIPES.values(): T.check_options(c)
+    for name in fgar.models():
+        if fgar.spec(name).build.__module__.startswith('fgar.'):
+            T.check_options(TrainConfig(model=name, options={k: p.default for k, p in inspect.signature(fgar.spec(name).build.__init__).parameters.items() if k not in ('self', 'classes', 'frames', 'size')}))
+
+@pytest.mark.parametrize('options', [{}, FULL])
+def test_a_process_that_dies_in_validation_has_lost_no_training(tmp_path, options):
+    class Dies(MemoryLoader):
+        def epoch(self, epoch, start=0): raise RuntimeError('no validation file could be read')
+    class Notes(MemoryLoader):
+        def epoch(self, epoch, start=0): starts.append((epoch, start)); return super().epoch(epoch, start)
+    starts, c = [], config(tmp_path/'dies', **options)
+    with pytest.raises(RuntimeError, match='no validation file'): fgar.train(c, (loaders()[0], Dies(*squares(16, 1), LABELS, 8)))
+    resumed = fgar.train(c, (loaders(cls=Notes)[0], loaders()[1]))
+    whole = fgar.train(replace(c, out=str(tmp_path/'whole')), loaders())
+    assert starts == [(0, 5), (1, 0)]                                          # nothing of epoch 0 is trained again
+    same(*(read_checkpoint(run.folder/'last.pt')['model'] for run in (resumed, whole)))
+    assert rows(resumed.history) == rows(whole.history)
 
 def test_a_compiled_run_is_the_same_run(tmp_path, monkeypatch):
     "Weights are saved under the model's own names, and every loss equals the uncompiled run's (aot_eager: no C++ compiler is needed)."

@@ -162,3 +162,10 @@ def test_unknown_body(body):
 @pytest.mark.parametrize('shape', [(1, 3, 1, 33, 47), (2, 3, 5, 40, 31)])
 def test_any_size_goes_through(shape):
     assert resnet3d('small', 4).eval()(torch.zeros(shape)).logits.shape == (shape[0], 4)
+
+def test_small3d_needs_a_stretch_of_time():
+    with pytest.raises(ValueError, match='parts: expected at least 1, got 0'): fgar.create('small3d', 3, parts=0)
+
+def test_no_field_is_no_flow():
+    from fgar.models.two_stream import flow_images
+    with pytest.raises(ValueError, match='stack: expected at least one flow field per moment, got 0'): flow_images(torch.zeros(1, 2, 4, 8, 8), 0)

@@ -146,7 +146,18 @@ class BilinearCNN(TSN):
 @register('lrcn-flow', paper='Donahue et al. 2015, Long-term Recurrent Convolutional Networks (CNN + LSTM), on flow', inputs=('flow',), frames=8, size=224)
 class FlowLRCN(LRCN):
     "LRCN on the flow stack of each moment (Donahue et al. 2015, §4.1)."
-    def __init__(self, classes, frames=8, body='resnet50', weights=None, dropout=.5, norm='batch', freeze_bn=False, hidden=256, stack=5, limit=20.):
+    def __init__(self,
+        classes:int,                 # K
+        frames:int=8,                # moments T; any number
+        body:str='resnet50',         # as in `TSN`
+        weights:str|Path|None=None,  # RGB weights: a state-dict file, or a name such as 'IMAGENET1K_V1'
+        dropout:float=.5,            # before the recurrence and the classifier
+        norm:str='batch',            # 'batch' or 'group'
+        freeze_bn:bool=False,        # partial batch norm; wants pretrained weights
+        hidden:int=256,              # width of the recurrence
+        stack:int=5,                 # flow fields per moment L
+        limit:float=20.              # px; longer flow is clipped
+    ):
         super().__init__(classes, frames, body, weights, dropout, 2*stack, norm, freeze_bn, hidden)
         self.stack, self.limit = stack, limit
 
@@ -155,7 +166,18 @@ class FlowLRCN(LRCN):
 @register('bilinear-flow', paper='Lin et al. 2015, Bilinear CNN Models for Fine-grained Visual Recognition, on flow', inputs=('flow',), frames=8, size=224)
 class FlowBilinear(BilinearCNN):
     "Second-order pooling of features of flow stacks."
-    def __init__(self, classes, frames=8, body='resnet50', weights=None, dropout=.5, norm='batch', freeze_bn=False, width=128, stack=5, limit=20.):
+    def __init__(self,
+        classes:int,                 # K
+        frames:int=8,                # moments T; any number
+        body:str='resnet50',         # as in `TSN`
+        weights:str|Path|None=None,  # RGB weights: a state-dict file, or a name such as 'IMAGENET1K_V1'
+        dropout:float=.5,            # before the classifier
+        norm:str='batch',            # 'batch' or 'group'
+        freeze_bn:bool=False,        # partial batch norm; wants pretrained weights
+        width:int=128,               # channels that are multiplied
+        stack:int=5,                 # flow fields per moment L
+        limit:float=20.              # px; longer flow is clipped
+    ):
         super().__init__(classes, frames, body, weights, dropout, 2*stack, norm, freeze_bn, width)
         self.stack, self.limit = stack, limit
 

@@ -25,6 +25,7 @@ def flow_images(
 )->Tensor:                  # (N, 2L, T, H, W); about ±2.2
     "Flow fields as the channels of a picture, dx and dy in turn (Wang et al. 2016)."
     fields = check_shape('flow', flow, 'N 2 TL H W', 'Flow comes as (dx, dy) first: see fgar.data.streams')['TL']
+    if stack < 1: raise ValueError(f'stack: expected at least one flow field per moment, got {stack}')
     if fields % stack: raise ValueError(f'flow: expected a multiple of stack = {stack} fields, got {fields}. Sample {stack} fields per moment')
     levels = clip_minmax(flow, limit, fixed=check_choice('scaling', scaling, ['fixed', 'minmax']) == 'fixed')
     return (rearrange(levels, 'n d (t l) h w -> n (l d) t h w', l=stack)/255 - .5)/.226

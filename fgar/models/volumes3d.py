@@ -27,6 +27,7 @@ class Small3D(ActionModel):
         dropout:float=.2                         # before the classifier
     ):
         super().__init__()
+        if parts < 1: raise ValueError(f'parts: expected at least 1, got {parts}')
         def layer(before, after): return nn.Sequential(nn.Conv3d(before, after, 3, (1, 2, 2), 1, bias=False), nn.BatchNorm3d(after), nn.ReLU(inplace=True))
         self.layers = nn.Sequential(*[layer(before, after) for before, after in zip((3, *widths), widths)])
         self.pool = nn.AdaptiveAvgPool3d((parts, 1, 1))
