@@ -35,8 +35,8 @@ def layer_gradient(
     handle = layer.register_forward_hook(catch)
     try:
         model.eval()
-        with torch.enable_grad():
-            logits = model(*inputs).logits
+        with torch.inference_mode(False), torch.enable_grad():                          # inside `with torch.inference_mode()`, too
+            logits = model(*(x.clone() if x.is_inference() else x for x in inputs)).logits
             if len(seen) != 1 and (run is None or not seen): raise ValueError(f'layer: expected one that runs once, this one ran {len(seen)} times' + (f'. Choose one of them: run=0 to {len(seen)-1}' if seen else ''))
             if run is not None and not 0 <= run < len(seen): raise ValueError(f'run: expected 0 to {len(seen)-1}, got {run}')
             try: label = logits.argmax(1) if label is None else torch.as_tensor(label, device=logits.device)

@@ -175,7 +175,9 @@ def video_clip(
     label:str=None           # the true class, if known
 )->Source:
     "A stretch of a video file."
+    if most < 1: raise ValueError(f'most: expected at least 1 frame, got {most}')
     info, inside = probe(path), frame_numbers(path, start, end)
+    if not len(inside): raise ValueError(f'start, end: expected a stretch in which a frame is shown, got {start} to {end} s of {path}, in which none begins. A longer stretch?')
     step = -(-len(inside)//most)
     return Source(Path(path).name, read_frames(path, inside[::step], size=size), info.fps/step, label)
 

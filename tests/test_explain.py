@@ -69,6 +69,15 @@ def test_frozen_weights_and_no_grad(net):
     with torch.no_grad(): assert grad_cam(net, 'body.layer3', clips(), 0).any()
 
 
+@pytest.mark.parametrize('name, layer', [('tsn', 'body.layer2'), ('small3d', None)])
+def test_inside_inference_mode(name, layer):
+    model = fgar.create(name, classes=4, frames=4, size=32, **({} if name == 'small3d' else {'body': 'small'}))
+    layer = layer or [n for n, m in model.named_modules() if isinstance(m, nn.Conv3d)][-1]
+    wanted = grad_cam(model, layer, clips(), 0)
+    with torch.inference_mode(): inside, made_there = grad_cam(model, layer, clips(), 0), clips().clone()
+    assert wanted.any() and torch.equal(inside, wanted) and made_there.is_inference() and torch.equal(grad_cam(model, layer, made_there, 0), wanted)
+
+
 def test_scales(net):
     none, clip, each = (grad_cam(net, 'body.layer2', clips(), 0, scale=s) for s in ('none', 'clip', 'map'))
     low, high = none.amin((1, 2, 3), keepdim=True), none.amax((1, 2, 3), keepdim=True)

@@ -240,6 +240,12 @@ def test_video_clip_is_thinned(tmp_path, clip):
     assert (source.frames.float().mean((1, 2, 3)) - 4*torch.arange(15, 45, 3)).abs().max() < 4
 
 
+def test_a_stretch_without_a_frame(tmp_path):
+    write_video(tmp_path/'slow.mp4', torch.zeros(4, 32, 32, 3, dtype=torch.uint8), 2)                # a frame every half second
+    with pytest.raises(ValueError, match='start, end: expected a stretch in which a frame is shown, got 0.6 to 0.9'): e.video_clip(tmp_path/'slow.mp4', .6, .9)
+    with pytest.raises(ValueError, match='most: expected at least 1'): e.video_clip(tmp_path/'slow.mp4', most=0)
+
+
 @pytest.mark.parametrize('act, message', [
     (lambda: e.open_system('fstlf'), 'fstfl'), (lambda: e.open_system('mvit'), 'system: expected one of'), (lambda: e.open_system('run/none.pt'), 'does not exist'),
     (lambda: e.court26_clip('slam'), 'clip: expected one of'), (lambda: e.court26_clip('spin', -1), 'number: expected'), (lambda: e.Explorer('none'), 'system: expected one of'),

@@ -71,6 +71,21 @@ def test_errors_name_the_cause_and_the_remedy(system, tmp_path):
     with pytest.raises(FileNotFoundError, match='export_onnx'): open_onnx(tmp_path/'nothing.onnx')
     assert not os.listdir(tmp_path)
 
+def test_an_error_without_words_is_explained_too(system):
+    def colour(s, x):
+        if torch.compiler.is_exporting(): raise AssertionError
+        return x.mean((2, 3, 4))
+    with pytest.raises(NotExportable, match='AssertionError'): export_program(system(colour))
+
+@pytest.mark.parametrize('wrong', [dict(frames=0), dict(frames=-1), dict(size=0)])
+def test_sizes_that_are_none(wrong):
+    with pytest.raises(ValueError, match=f'{list(wrong)[0]}: expected .* at least 1'): export_program(build('small3d'), **wrong)
+
+def test_weights_that_one_file_does_not_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr('fgar.export.LARGEST', 1000)
+    with pytest.raises(NotExportable, match=r'one ONNX file holds.*small3d.*\.pt2'): export_onnx(build('small3d'), tmp_path/'a.onnx')
+    assert not os.listdir(tmp_path)
+
 def test_a_failed_export_leaves_the_old_file(system, tmp_path):
     (tmp_path/'a.onnx').write_text('old')
     with pytest.raises(NotExportable): export_onnx(system(lambda s, x: x.mean((2, 3, 4)) if x.mean() > 0 else x.amax((2, 3, 4))), tmp_path/'a.onnx')

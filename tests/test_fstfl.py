@@ -165,4 +165,5 @@ def test_recipes_are_the_papers():
         assert (r.epochs, r.options['dropout']) == ((40, .8) if name == 'ucf101' else (60, .5))
         fgar.train.TrainConfig.from_dict(asdict(r))
     assert RECIPES['ucf101'].init == f"{RECIPES['kinetics'].out}/best.pt"
+    assert RECIPES['ucf101'].val_split == 'test' and RECIPES['kinetics'].val_split == 'val'          # UCF101's lists have no validation part
     assert [(p['clips'], p['crops']) for p in PROTOCOLS.values()] == [(1, 1), (10, 3), (2, 3)]

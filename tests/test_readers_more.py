@@ -23,6 +23,11 @@ def test_moment():
     for bad in (0, -1., float('nan')):
         with pytest.raises(ValueError, match='around: expected more than 0 s'): moment(1., bad)
 
+def test_a_wrong_span_is_not_the_fault_of_the_file(tmp_path, second):
+    make(tmp_path, {'tennis/train.json': json.dumps([clip('a_1_2', (5, 'a'))]), 'a_1_2.mp4': second})
+    with pytest.raises(LabelError) as e: read_dataset('spot-tennis', tmp_path, around=0.)
+    assert str(e.value).startswith('around: expected more than 0 s')
+
 def clip(name, *events, fps=10., frames=20): return dict(video=name, num_frames=frames, num_events=len(events), fps=fps, width=16, height=16, events=[dict(frame=f, label=label, comment='c') for f,label in events])
 
 @pytest.mark.parametrize('name', ['tennis', 'fs_comp', 'fs_perf', 'finediving', 'finegym'])

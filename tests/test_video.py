@@ -356,6 +356,10 @@ def test_gop(tmp_path):
     assert table['key'].sum() >= 5 and len(types) == COUNT and set(types) <= set('IPB') and types[0] == 'I'
     assert (table['dts'].diff() > 0).all() and len(table['pts'].unique()) == COUNT and (table['size'] > 0).all()
 
+def test_options_may_be_numbers(tmp_path):
+    write_video(tmp_path/'plain.mp4', scene(), options={'bf': 0})
+    assert 'B' not in frame_types(tmp_path/'plain.mp4')
+
 grey = lambda *shape: torch.zeros(shape, dtype=torch.uint8)
 
 @pytest.mark.parametrize('change,error', [

@@ -24,7 +24,7 @@ def moment(
     length:float=float('inf')      # s, of the video
 )->dict:                           # start, end and moment, s
     "The span around a moment, within the video."
-    if not around > 0: raise ValueError(f'around: expected more than 0 s on either side of a moment, got {around}')
+    if not around > 0: raise LabelError(f'around: expected more than 0 s on either side of a moment, got {around}')
     return dict(start=max(at - around, 0.), end=min(at + around, length), moment=at)
 
 # %% ../../nbs/04c_more_readers.ipynb #deee1e2c

@@ -59,7 +59,7 @@ def write_video(
     "Write frames as a video file, whole or not at all. An iterable of chunks is written in constant memory."
     if not _is_encoder(codec): raise ValueError(f'codec: expected an encoder that this FFmpeg has, such as libx264, libvpx-vp9 or mpeg4; got {codec!r}')
     if not (fps > 0 and math.isfinite(fps)): raise ValueError(f'fps: expected a positive number, got {fps}')
-    options = {'g': str(gop), **({'mbtree': '0'} if codec == 'libx264' else {}), **({'crf': str(crf)} if crf is not None and codec.startswith('lib') else {}), **(options or {})}
+    options = {'g': str(gop), **({'mbtree': '0'} if codec == 'libx264' else {}), **({'crf': str(crf)} if crf is not None and codec.startswith('lib') else {}), **{k: str(v) for k, v in (options or {}).items()}}
     # x264's macroblock tree gives another file from one run to the next; without it the same frames give the same bytes
     if hasattr(path, 'write'): _encode(path, 'mp4', frames, fps, codec, pix_fmt, options); return path
     if Path(path).suffix.lower() not in _SUFFIXES: raise ValueError(f"path: expected a name that ends in one of {' '.join(_SUFFIXES)}, got {str(path)!r}")

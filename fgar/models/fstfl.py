@@ -143,7 +143,7 @@ RECIPES = {
     'sthv1': recipe('sthv1.csv', out='run/sthv1'),
     'sthv2': recipe('sthv2.csv', out='run/sthv2'),
     'kinetics': recipe('kinetics400.csv', out='run/kinetics'),
-    'ucf101': recipe('ucf101.csv', out='run/ucf101', epochs=40, init='run/kinetics/best.pt', options={'weights': None, 'dropout': .8}),
+    'ucf101': recipe('ucf101.csv', out='run/ucf101', val_split='test', epochs=40, init='run/kinetics/best.pt', options={'weights': None, 'dropout': .8}),
 }
 
 PROTOCOLS = {                         # fields of `fgar.evaluate.EvaluateConfig`
