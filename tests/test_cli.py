@@ -129,3 +129,10 @@ def test_check_finds_out_at_once_that_it_cannot_write(capsys, tiny_run, tmp_path
         code, _, err = run(capsys, 'check', tiny_run/'data/manifest.csv', '--out', tmp_path/out)
         assert code == 1 and words in err
     assert (tmp_path/'notes.csv').read_text() == 'what,when\n'
+
+def test_a_warning_is_one_line_without_code(capsys, tiny_run, tmp_path):
+    row = dict(path=str(next((tiny_run/'data/test').rglob('*.mp4'))), label='low dribble')
+    pd.DataFrame([row, row]).to_csv(tmp_path/'twice.csv', index=False)
+    code = 'import sys; from fgar.cli import main; sys.exit(main())'
+    done = subprocess.run([sys.executable, '-c', code, 'check', str(tmp_path/'twice.csv')], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    assert done.returncode == 0 and 'fgar check: manifest: 1 rows name a file and span' in done.stderr and 'UserWarning' not in done.stderr and 'return cls' not in done.stderr

@@ -250,6 +250,13 @@ def test_torch_save_reports_a_full_disk_as_oserror():
     assert e.value.errno == errno.ENOSPC
 
 
+def test_the_folder_of_a_run_means_its_best_checkpoint(tmp_path):
+    run = fgar.train(config(tmp_path/'run'), loaders())
+    assert load_checkpoint(run.folder).epoch == load_checkpoint(run.folder/'best.pt').epoch
+    (tmp_path/'empty').mkdir()
+    with pytest.raises(FileNotFoundError, match="got '.*empty.best.pt', which does not exist"): load_checkpoint(tmp_path/'empty')
+
+
 def test_checkpoint_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="checkpoint: expected a file.*best.pt"): load_checkpoint(tmp_path/'none.pt')
     (tmp_path/'text.pt').write_text('hello')
