@@ -127,7 +127,8 @@ def run_check(config:Check)->int:
     bad = [name for name, check in results.items() if not check.ok]
     leaks = manifest.leaks() if manifest is not None else {}
     print(f'{len(files)} files, {len(bad)} bad' + (f', {len(leaks)} groups in more than one split' if leaks else ''))
-    if config.out:
+    if config.out and len(bad) == len(files): print(f'no file is readable: nothing is written to {config.out}')
+    elif config.out:
         manifest.select(~manifest.rows.path.isin(bad)).write(config.out)
         print(f'readable rows are in {config.out}')
     return 1 if bad else 0

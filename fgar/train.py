@@ -717,10 +717,10 @@ def train(
         saved = find_run(config, world)
         loader, val_loader = loaders or make_loaders(config, device, rank, world)
         labels, videos = loader.labels, getattr(loader, 'dataset', None)
-        if len(labels) < 2: raise ValueError(f"data: expected at least two labels to tell apart, got {', '.join(map(repr, labels)) or 'none'}. Is {config.data!r} one folder too high, or classes too short?")
         about = dict(seconds=videos.seconds() if rank == 0 and hasattr(videos, 'seconds') else math.nan,        # a window of a long video should be as long
                      coarse=getattr(loader, 'coarse', {}))
         augment, val_augment = (a.to(device) for a in make_augment(config, labels))
+        if len(labels) < 2: raise ValueError(f"data: expected at least two labels to tell apart, got {', '.join(map(repr, labels)) or 'none'}. Is {config.data!r} one folder too high, or classes too short?")
 
         seed_everything(config.seed, 'model')
         model = build_model(config, labels).to(device)
