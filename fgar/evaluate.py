@@ -185,7 +185,7 @@ def choose_rows(
         names = chosen.rows.label[strange].value_counts()
         said = ', '.join(f'{name!r} ({n})' for name, n in names.head(8).items()) + (f' and {len(names) - 8} more' if len(names) > 8 else '')
         if unknown == 'error' or count == len(chosen):
-            raise ValueError(f"label: expected the labels that the checkpoint was trained on ({', '.join(labels[:8])}{', …' if len(labels) > 8 else ''}), got {said} in {count} of {len(chosen)} rows. Mend the manifest" + ", or leave those clips out: unknown='skip'"*(count < len(chosen)))
+            raise ValueError(f"label: expected the labels that the checkpoint was trained on ({', '.join(labels[:8])}{', …' if len(labels) > 8 else ''}), got {said} in {count} of {len(chosen)} rows. Mend the manifest" + ", or leave those clips out: unknown='skip'"*(unknown == 'error'))
         what += f', {count} left out for labels the model does not know: {said}'
         chosen = chosen.select(~strange)
     return Manifest(chosen.rows, manifest.folder, labels or manifest.labels), what, count
