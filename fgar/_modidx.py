@@ -349,6 +349,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'fgar.evaluate.Evaluation.write': ('evaluation.html#evaluation.write', 'fgar/evaluate.py'),
                                'fgar.evaluate.Window': ('evaluation.html#window', 'fgar/evaluate.py'),
                                'fgar.evaluate.Window.__str__': ('evaluation.html#window.__str__', 'fgar/evaluate.py'),
+                               'fgar.evaluate._check_overlay': ('evaluation.html#_check_overlay', 'fgar/evaluate.py'),
                                'fgar.evaluate._figure': ('evaluation.html#_figure', 'fgar/evaluate.py'),
                                'fgar.evaluate.caption': ('evaluation.html#caption', 'fgar/evaluate.py'),
                                'fgar.evaluate.choose_rows': ('evaluation.html#choose_rows', 'fgar/evaluate.py'),

@@ -8,7 +8,7 @@ __all__ = ['COMMANDS', 'POSITIONAL', 'Predict', 'Recipes', 'Models', 'Check', 'C
            'parse', 'main']
 
 # %% ../nbs/54_command.ipynb #f360a9d3
-import importlib, json, os, sys
+import importlib, json, os, sys, warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -127,7 +127,8 @@ def run_check(config:Check)->int:
     bad = [name for name, check in results.items() if not check.ok]
     leaks = manifest.leaks() if manifest is not None else {}
     print(f'{len(files)} files, {len(bad)} bad' + (f', {len(leaks)} groups in more than one split' if leaks else ''))
-    if config.out:
+    if config.out and len(bad) == len(files): print(f'no file is readable: nothing is written to {config.out}')
+    elif config.out:
         manifest.select(~manifest.rows.path.isin(bad)).write(config.out)
         print(f'readable rows are in {config.out}')
     return 1 if bad else 0
@@ -207,6 +208,8 @@ def main(
     if args[0] in ('-V', '--version'): print(__version__); return 0
     try: core.check_choice('command', args[0], COMMANDS)
     except core.UnknownName as e: print(f'fgar: {e}', file=sys.stderr); return 2
+    plain, here = warnings.formatwarning, str(Path(core.__file__).parent)
+    warnings.formatwarning = lambda message, category, file, *more, **options: f'fgar {args[0]}: {message}\n' if file.startswith(here) and not os.environ.get('FGAR_DEBUG') else plain(message, category, file, *more, **options)
     try: return COMMANDS[args[0]][1](parse(args[0], args[1:]))
     except SystemExit as e: return e.code if isinstance(e.code, int) else 2
     except KeyboardInterrupt as e: print(f'\nfgar {args[0]}: {e or "interrupted"}', file=sys.stderr); return 130
@@ -215,6 +218,7 @@ def main(
         if os.environ.get('FGAR_DEBUG'): raise
         print(f'fgar {args[0]}: {e}', file=sys.stderr)
         return 1
+    finally: warnings.formatwarning = plain
 
 # %% ../nbs/54_command.ipynb #370978bb
 #| eval: false

@@ -99,7 +99,7 @@ def report(
     gain = pd.DataFrame({'class': temporal.labels, f'{config.frames} frames': temporal.per_class['recall'], '1 frame': single.per_class['recall']})
     gain['difference'] = gain.iloc[:, 1] - gain.iloc[:, 2]
     parts += ['# Which classes need time? (recall)', gain.sort_values('difference', ascending=False), f'# Confusion, {config.frames} frames', temporal.confusion(), '# Predictions on test videos']
-    checkpoint, shown = load_checkpoint(run_folder(config, config.frames)/'best.pt'), temporal.per_clip.sample(4, random_state=config.seed)
+    checkpoint, shown = load_checkpoint(run_folder(config, config.frames)/'best.pt'), temporal.per_clip.sample(min(4, len(temporal.target)), random_state=config.seed)
     for row in shown.itertuples():
         overlay = out/'overlays'/Path(row.path).name
         predict(out/'court26'/row.path, checkpoint, overlay=overlay)

@@ -8,7 +8,7 @@ __all__ = ['view_scores', 'score_loader', 'Evaluation', 'EvaluateConfig', 'choos
            'write_overlay', 'write_report', 'close_figures']
 
 # %% ../nbs/51_evaluation.ipynb #e4ca9df2
-import base64, html, io, json, math
+import base64, html, io, json, math, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -29,7 +29,7 @@ from .data.augment import Augment, Draw, fixed_boxes
 from .data.datasets import Loader, Manifest, VideoDataset
 from .data.streams import model_inputs
 from .data.clips import clip_windows
-from .data.video import VideoError, frame_numbers, frame_times, iter_frames, probe, write_video
+from .data.video import _SUFFIXES, VideoError, frame_numbers, frame_times, iter_frames, probe, write_video
 from .models.skeletons import FILES, skeleton_loader, skeleton_seconds
 from .ops.flow import BACKENDS
 from .synthetic import CLASSES, COARSE
@@ -133,7 +133,7 @@ class Evaluation:
     def write(self,
         folder:str|Path   # made if needed
     )->Path:
-        "Write summary.json, per_class.csv, confusion.csv, per_clip.csv, and failed.csv where files could not be read."
+        "Write summary.json, per_class.csv, confusion.csv, per_clip.csv, scores.csv with the probability of every class, and failed.csv where files could not be read."
         folder = Path(folder)
         matrix = pd.DataFrame(metrics.confusion(self.scores, self.target).numpy(), pd.Index(self.labels, name='truth'), self.labels)
         with atomic_write(folder/'confusion.csv') as f: matrix.to_csv(f)
@@ -143,6 +143,9 @@ class Evaluation:
         with atomic_write(folder/'summary.json') as f: f.write_text(json.dumps(self.summary, indent=2))
         with atomic_write(folder/'per_class.csv') as f: self.per_class.to_csv(f, index=False)
         with atomic_write(folder/'per_clip.csv') as f: self.per_clip.to_csv(f, index=False)
+        every = pd.DataFrame({'path': self.names, 'label': [self.labels[i] for i in self.target]})
+        if self.spans: every[['start', 'end']] = self.spans
+        with atomic_write(folder/'scores.csv') as f: pd.concat([every, pd.DataFrame(self.scores.numpy(), columns=self.labels)], axis=1).to_csv(f, index=False)
         return folder
 
 # %% ../nbs/51_evaluation.ipynb #7f1b555f
@@ -161,7 +164,7 @@ class EvaluateConfig:
     workers:int = 2           # files: decoding processes; 0 decodes in this one
     device:str = 'auto'       # auto, cpu, cuda, cuda:1, mps
     precision:str = 'auto'    # auto, fp32, bf16, fp16
-    out:str = ''              # folder for summary.json, per_class.csv, per_clip.csv and report.html; empty writes nothing
+    out:str = ''              # folder for summary.json, per_class.csv, per_clip.csv, scores.csv and report.html; empty writes nothing
     quiet:bool = False        # no progress bar
 
 def choose_rows(
@@ -182,7 +185,7 @@ def choose_rows(
         names = chosen.rows.label[strange].value_counts()
         said = ', '.join(f'{name!r} ({n})' for name, n in names.head(8).items()) + (f' and {len(names) - 8} more' if len(names) > 8 else '')
         if unknown == 'error' or count == len(chosen):
-            raise ValueError(f"label: expected the labels that the checkpoint was trained on ({', '.join(labels[:8])}{', …' if len(labels) > 8 else ''}), got {said} in {count} of {len(chosen)} rows. Mend the manifest, or leave those clips out: unknown='skip'")
+            raise ValueError(f"label: expected the labels that the checkpoint was trained on ({', '.join(labels[:8])}{', …' if len(labels) > 8 else ''}), got {said} in {count} of {len(chosen)} rows. Mend the manifest" + ", or leave those clips out: unknown='skip'"*(unknown == 'error'))
         what += f', {count} left out for labels the model does not know: {said}'
         chosen = chosen.select(~strange)
     return Manifest(chosen.rows, manifest.folder, labels or manifest.labels), what, count
@@ -316,6 +319,12 @@ def window_times(
     count = math.ceil((duration - window)/step - 1e-6) + 1
     return [(start, start + window) for start in (min(i*step, duration - window) for i in range(count))]
 
+def _check_overlay(path, overlay):
+    if Path(path).suffix.lower() in FILES: raise ValueError(f'overlay: expected none for a skeleton file, which has no pictures to draw on, got {str(overlay)!r}')
+    if Path(overlay).suffix.lower() not in _SUFFIXES: raise ValueError(f"overlay: expected a name that ends in one of {' '.join(_SUFFIXES)}, got {str(overlay)!r}")
+    if Path(overlay).resolve() == Path(path).resolve(): raise ValueError(f'overlay: expected another file than the video, got {str(overlay)!r} for both. The video would be lost')
+    check_writable(overlay)
+
 def predict(
     path:str|Path,                      # a video file, or a skeleton file for a system that sees joints
     checkpoint:str|Path|Checkpoint,     # file that training wrote, or one already loaded
@@ -329,19 +338,19 @@ def predict(
     device:str='auto',                  # auto, cpu, cuda …; of a checkpoint given as a file
     progress:bool=False                 # show a progress bar
 )->list[Window]:                        # in order of time
-    "Ranked labels for a video, window by window."
+    "Ranked labels for a video, window by window; windows that cannot be read are left out, with a warning."
     duration = skeleton_seconds(path) if Path(path).suffix.lower() in FILES else probe(path).duration
     if not isinstance(checkpoint, Checkpoint): checkpoint = load_checkpoint(checkpoint, pick_device(device))
     model, labels = checkpoint.model, checkpoint.labels
     clips, crops = checkpoint.config.test_clips if clips is None else clips, crops or checkpoint.config.test_crops
-    if overlay: check_writable(overlay)
+    if overlay: _check_overlay(path, overlay)
     if top < 0: raise ValueError(f'top: expected at least 0, got {top}. 0 ranks all labels')
     if window is None: window = duration if math.isnan(checkpoint.seconds) else checkpoint.seconds
     times = window_times(duration, window, window/2 if step is None else step)
     whole = len(times) == 1
     rows = pd.DataFrame([dict(path=str(Path(path).resolve()), label=labels[0], start='' if whole else a, end='' if whole else b) for a,b in times])
     scores, index, failed = score_videos(Manifest(rows, labels=labels), checkpoint, clips, crops, batch, 0, '', pick_precision('auto', next(model.parameters()).device), progress)
-    if failed: raise VideoError(listed(failed[:1]).strip())
+    if failed: warnings.warn(f'{len(failed)} of {len(times)} windows could not be read and are left out; the first: {listed(failed[:1]).strip()}', stacklevel=2)
     best = scores.topk(min(top or len(labels), len(labels)))
     found = [Window(*times[i], [labels[k] for k in best.indices[j]], best.values[j].tolist()) for j,i in enumerate(index.tolist())]
     if overlay: write_overlay(path, overlay, found)
@@ -372,6 +381,7 @@ def write_overlay(
     side:int=256           # smaller videos are enlarged to this short side, px
 )->None:
     "Copy a video with the rankings drawn on it, in constant memory."
+    _check_overlay(path, out)
     info = probe(path)
     centres = torch.tensor([(w.start + w.end)/2 for w in windows])
     def drawn():
@@ -408,7 +418,8 @@ def write_report(
             return f'<img alt="figure" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
         return part._repr_html_()
     body = '\n'.join(show_part(part) for part in parts)
-    with atomic_write(path) as f: f.write_text(_PAGE.replace('TITLE', html.escape(title)).replace('BODY', body), encoding='utf-8')
+    head, tail = _PAGE.replace('BODY', '\0').replace('TITLE', html.escape(title)).split('\0')      # a title may hold the word BODY
+    with atomic_write(path) as f: f.write_text(head + body + tail, encoding='utf-8')
     return Path(path)
 
 def close_figures(

@@ -419,11 +419,11 @@ class Checkpoint(NamedTuple):
     coarse:dict = {}        # coarse class of each label, if the training manifest had a column for it
 
 def read_checkpoint(
-    path:str|Path,
+    path:str|Path,          # a file, or the folder of a run for its best.pt
     map_location='cpu'
 )->dict:                    # what was saved
     "Read a checkpoint file; say what is wrong if it is none."
-    path = Path(path)
+    path = Path(path)/'best.pt' if Path(path).is_dir() else Path(path)
     if not path.is_file(): raise FileNotFoundError(f"checkpoint: expected a file, got {str(path)!r}, which does not exist. A run writes best.pt and last.pt into its `out` folder")
     try: saved = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as e: raise ValueError(f'checkpoint: expected a file written by fgar.train, and {str(path)!r} cannot be read as one ({type(e).__name__}). Is the copy complete?') from e
@@ -432,7 +432,7 @@ def read_checkpoint(
     return saved
 
 def load_checkpoint(
-    path:str|Path,              # best.pt or last.pt of a run
+    path:str|Path,              # best.pt or last.pt of a run, or its folder, which means best.pt
     map_location='cpu',         # device for the weights
 )->Checkpoint:                  # model, labels, config, epoch, top1, seconds, coarse
     "Rebuild a trained model; the averaged weights if the run kept them."
@@ -720,6 +720,7 @@ def train(
         about = dict(seconds=videos.seconds() if rank == 0 and hasattr(videos, 'seconds') else math.nan,        # a window of a long video should be as long
                      coarse=getattr(loader, 'coarse', {}))
         augment, val_augment = (a.to(device) for a in make_augment(config, labels))
+        if len(labels) < 2: raise ValueError(f"data: expected at least two labels to tell apart, got {', '.join(map(repr, labels)) or 'none'}. Is {config.data!r} one folder too high, or classes too short?")
 
         seed_everything(config.seed, 'model')
         model = build_model(config, labels).to(device)

@@ -129,3 +129,16 @@ def test_check_finds_out_at_once_that_it_cannot_write(capsys, tiny_run, tmp_path
         code, _, err = run(capsys, 'check', tiny_run/'data/manifest.csv', '--out', tmp_path/out)
         assert code == 1 and words in err
     assert (tmp_path/'notes.csv').read_text() == 'what,when\n'
+
+def test_a_warning_is_one_line_without_code(capsys, tiny_run, tmp_path):
+    row = dict(path=str(next((tiny_run/'data/test').rglob('*.mp4'))), label='low dribble')
+    pd.DataFrame([row, row]).to_csv(tmp_path/'twice.csv', index=False)
+    code = 'import sys; from fgar.cli import main; sys.exit(main())'
+    done = subprocess.run([sys.executable, '-c', code, 'check', str(tmp_path/'twice.csv')], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    assert done.returncode == 0 and 'fgar check: manifest: 1 rows name a file and span' in done.stderr and 'UserWarning' not in done.stderr and 'return cls' not in done.stderr
+
+def test_check_of_nothing_but_broken_files_says_so(capsys, tmp_path):
+    (tmp_path/'torn.mp4').write_bytes(b'no video')
+    (tmp_path/'m.csv').write_text('path,label\ntorn.mp4,a\ngone.mp4,b\n')
+    code, out, err = run(capsys, 'check', tmp_path/'m.csv', '--out', tmp_path/'clean.csv')
+    assert code == 1 and '2 files, 2 bad' in out and 'no file is readable: nothing is written' in out and 'mask' not in err and not (tmp_path/'clean.csv').exists()

@@ -89,6 +89,18 @@ def test_from_folder(videos, tmp_path):
     with pytest.raises(ValueError, match='no video'): Manifest.from_folder(tmp_path/'empty')
     with pytest.raises(FileNotFoundError): Manifest.from_folder(tmp_path/'nowhere')
 
+def test_split_folders_of_any_spelling_are_read_as_train_val_and_test(tmp_path):
+    for i, name in enumerate(('Training/run', 'validation/run', 'VALID/run', 'Test/jump')):
+        (tmp_path/name).mkdir(parents=True); (tmp_path/name/f'{i}.mp4').touch()
+    m = Manifest.from_folder(tmp_path)
+    assert dict(zip(m.rows.path.str[-5:-4].astype(int), m.rows.split)) == {0: 'train', 1: 'val', 2: 'val', 3: 'test'}
+    assert m.split('train').name(0) == 'Training/run/0.mp4' and not m.missing()
+
+def test_labels_that_are_one_number_written_twice_have_one_order():
+    names = [f'{0:0{zeros}d}'[1:] + str(k) for k in range(1, 9) for zeros in (1, 2, 3)]         # 1, 01, 001, 2 …: the order of a set depends on the hash seed
+    m = Manifest(table(path=names, label=names[::-1]))
+    assert m.labels == sorted(names, key=lambda k: (int(k), k)) and m.labels[:3] == ['001', '01', '1']
+
 def test_write_and_read_back(tmp_path, videos):
     m = Manifest(table(path=['a b,c.mp4', 'é.mp4', str(tmp_path/'abs.mp4')], label=['x', 'ü', 'x'], start=[.1, None, 1/3], note=['say "hi"', '', '3']), tmp_path/'in')
     for folder in ('in', 'out'):

@@ -207,3 +207,39 @@ def test_overlay_of_a_variable_rate_follows_the_clock(tmp_path):
     write_overlay(tmp_path/'jumpy.mp4', tmp_path/'drawn.mp4', [Window(0, 10, ['a'], [1.]), Window(10, 36, ['b'], [0.])])
     red, green, blue = read_frames(tmp_path/'drawn.mp4')[:, 4:8, 200:].float().mean((1, 2)).T
     assert (red - blue > 40).tolist() == [i*i/10 < 14 for i in range(20)]      # the bar of `a` is full and orange, that of `b` is empty; their centres are 5 and 23 s
+
+def test_windows_that_cannot_be_read_are_left_out_and_said(tiny_run, checkpoint, tmp_path):
+    data = bytearray(long_video(tiny_run, tmp_path/'whole.mp4').read_bytes())
+    hole = data.index(b'mdat') + 8 + 2*(len(data)//5)                           # in the third of five windows
+    data[hole:hole + len(data)//20] = bytes(len(data)//20)
+    (tmp_path/'hole.mp4').write_bytes(data)
+    whole = predict(tmp_path/'whole.mp4', checkpoint, window=2., step=2.)
+    with pytest.warns(UserWarning, match='of 5 windows could not be read.*hole.mp4'): found = predict(tmp_path/'hole.mp4', checkpoint, window=2., step=2.)
+    assert 1 < len(found) < 5 and found[0] == whole[0] and {w.start for w in found} < {w.start for w in whole}
+
+def test_an_overlay_never_replaces_its_video(tiny_run, checkpoint, tmp_path, monkeypatch):
+    import fgar.evaluate as module
+    path = long_video(tiny_run, tmp_path/'film.mp4', 1); before = path.read_bytes(); monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match='overlay: expected another file than the video'): write_overlay(path, 'film.mp4', [Window(0, 2, ['a'], [1.])])
+    monkeypatch.setattr(module, 'score_loader', lambda *a, **k: pytest.fail('scored first'))
+    with pytest.raises(ValueError, match='overlay: expected another file than the video'): predict(path, checkpoint, overlay='film.mp4')
+    with pytest.raises(ValueError, match='overlay: expected a name that ends in'): predict(path, checkpoint, overlay=tmp_path/'drawn.txt')
+    assert path.read_bytes() == before
+
+def test_every_number_follows_from_the_tables_on_disk(tiny_run, tmp_path):
+    sklearn = pytest.importorskip('sklearn.metrics')
+    result = evaluate(EvaluateConfig(str(tiny_run/'run/best.pt'), str(tiny_run/'data/manifest.csv'), split='all', workers=0, quiet=True, out=str(tmp_path/'out')))
+    scores, clips, said = pd.read_csv(tmp_path/'out/scores.csv'), pd.read_csv(tmp_path/'out/per_clip.csv'), json.loads((tmp_path/'out/summary.json').read_text())
+    table = scores[result.labels]
+    assert len(scores) == 18 and set(zip(scores.path, scores.label, table.idxmax(axis=1))) == set(zip(clips.path, clips.label, clips.predicted))
+    assert said['top1'] == pytest.approx(sklearn.accuracy_score(clips.label, clips.predicted)) and said['f1'] == pytest.approx(sklearn.f1_score(clips.label, clips.predicted, average='macro'))
+    assert said['mean_class'] == pytest.approx(sklearn.balanced_accuracy_score(clips.label, clips.predicted))
+    assert said['map'] == pytest.approx(sum(sklearn.average_precision_score(scores.label == name, table[name]) for name in result.labels)/2)
+
+def test_a_title_with_the_word_body_stays_a_title(tmp_path):
+    text = write_report(tmp_path/'r.html', 'tsm on BODYCAM.csv', '# Clips', 'one BODY').read_text()
+    assert '<h1>tsm on BODYCAM.csv</h1>' in text and text.count('<h2>Clips</h2>') == 1 and 'one BODY' in text
+
+def test_labels_of_which_none_is_known_leave_nothing_to_skip(tiny_run, tmp_path):
+    pd.DataFrame(dict(path=['a.mp4'], label=['tiebreak'])).to_csv(tmp_path/'m.csv', index=False)
+    with pytest.raises(ValueError, match="'tiebreak' .1. in 1 of 1 rows. Mend the manifest$"): evaluate(EvaluateConfig(str(tiny_run/'run'), str(tmp_path/'m.csv'), unknown='skip', quiet=True))

@@ -196,3 +196,11 @@ def test_a_cache_made_under_another_rule_or_label_order_is_made_again(tmp_path):
             data = VideoDataset(Manifest.from_folder(tmp_path/'v', labels), 6, 'dense', size=32, short=short)
             cached = cache_clips(data, tmp_path/'cache', progress=False)
             assert cached.labels == labels and torch.equal(cached.targets, data.targets) and torch.equal(cached[0]['frames'], data[0]['frames'])
+
+
+def test_copies_do_not_become_a_class_of_their_source(tmp_path):
+    for label in 'ab':
+        (tmp_path/'clips'/label).mkdir(parents=True)
+        write_video(tmp_path/'clips'/label/'0.mp4', counting(4), fps=10)
+    with pytest.raises(ValueError, match='out: expected a folder outside of .*one more class'): run_prepare(PrepareConfig(str(tmp_path/'clips'), str(tmp_path/'clips/small'), size=48, quiet=True))
+    assert sorted(p.name for p in (tmp_path/'clips').iterdir()) == ['a', 'b']

@@ -250,6 +250,23 @@ def test_torch_save_reports_a_full_disk_as_oserror():
     assert e.value.errno == errno.ENOSPC
 
 
+def test_the_folder_of_a_run_means_its_best_checkpoint(tmp_path):
+    run = fgar.train(config(tmp_path/'run'), loaders())
+    assert load_checkpoint(run.folder).epoch == load_checkpoint(run.folder/'best.pt').epoch
+    (tmp_path/'empty').mkdir()
+    with pytest.raises(FileNotFoundError, match="got '.*empty.best.pt', which does not exist"): load_checkpoint(tmp_path/'empty')
+
+
+def test_one_label_is_nothing_to_learn(tmp_path):
+    "A folder one level too high is a single class, and every guess is right."
+    from fgar.data.video import write_video
+    for name in ('clips/run', 'clips/jump'):
+        (tmp_path/'videos'/name).mkdir(parents=True)
+        for i in range(4): write_video(tmp_path/'videos'/name/f'{i}.mp4', torch.zeros(4, 32, 32, 3, dtype=torch.uint8), fps=8)
+    with pytest.raises(ValueError, match="data: expected at least two labels to tell apart, got 'clips'. Is .*videos' one folder too high"):
+        fgar.train(fgar.TrainConfig('small3d', str(tmp_path/'videos'), str(tmp_path/'run'), frames=4, size=32, epochs=1, warmup=0., batch=2, workers=0, quiet=True))
+
+
 def test_checkpoint_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="checkpoint: expected a file.*best.pt"): load_checkpoint(tmp_path/'none.pt')
     (tmp_path/'text.pt').write_text('hello')

@@ -86,7 +86,7 @@ class Manifest:
     ):
         self.rows, self.folder = check_rows(rows), Path(folder)
         name = self.rows.label
-        found = sorted(set(name), key=int if name.str.fullmatch('[0-9]{1,9}').all() else None)
+        found = sorted(set(name), key=(lambda k: (int(k), k)) if name.str.fullmatch('[0-9]{1,9}').all() else None)       # '7' and '07' are two labels
         self.labels = found if labels is None else [str(k) for k in range(labels)] if isinstance(labels, int) else [str(k) for k in labels]
         if len(set(self.labels)) < len(self.labels): raise ValueError(f'labels: expected each name once, got {_some(k for i,k in enumerate(self.labels) if k in self.labels[:i])} again')
         unknown = name[~name.isin(self.labels)]
@@ -106,18 +106,19 @@ class Manifest:
 
     @classmethod
     def from_folder(cls,
-        folder:str|Path,             # folder/label/video.mp4, or folder/split/label/video.mp4
+        folder:str|Path,             # folder/label/video.mp4, or folder/split/label/video.mp4; splits are train, val, test or longer words for them, in any case
         labels:list[str]|int=None    # as in `Manifest`
     )->'Manifest':
-        "One folder per class, if wanted below one folder per split (train, val, test, …)."
+        "One folder per class, if wanted below one folder per split, which is called train, val or test from then on."
         folder = Path(folder)
         if not folder.is_dir(): raise FileNotFoundError(f'folder: expected a folder, got {str(folder)!r}, which is not one. Manifest.read reads a CSV')
         files = sorted(p.relative_to(folder) for p in folder.rglob('*') if p.suffix.lower() in VIDEO_ENDINGS and not p.name.startswith('.') and p.is_file())
-        depth = int({p.parts[0].lower() for p in files} <= {'train', 'training', 'val', 'valid', 'validation', 'test', 'testing'})
+        words = dict(train='train', training='train', val='val', valid='val', validation='val', test='test', testing='test')
+        depth = int({p.parts[0].lower() for p in files} <= set(words))
         loose = [p.as_posix() for p in files if len(p.parts) < depth + 2]
         if not files: raise ValueError(f'folder: expected folder/label/video.mp4, got no video in {str(folder)!r}. Endings looked for: {_some(sorted(VIDEO_ENDINGS), 20)}')
         if loose: raise ValueError(f'folder: expected each video in the folder of its class, got outside any: {_some(loose)}. Move or delete them')
-        return cls(pd.DataFrame([dict(path=p.as_posix(), label=p.parts[depth], split=p.parts[0] if depth else '') for p in files]), folder, labels)
+        return cls(pd.DataFrame([dict(path=p.as_posix(), label=p.parts[depth], split=words[p.parts[0].lower()] if depth else '') for p in files]), folder, labels)
 
     def __len__(self)->int: return len(self.rows)
     def __repr__(self)->str:

@@ -217,7 +217,9 @@ def run_prepare(
     config:PrepareConfig
 )->int:                        # exit code
     "What `fgar prepare` does."
-    manifest = Manifest.from_folder(config.source) if Path(config.source).is_dir() else Manifest.read(config.source)
+    folder = Path(config.source) if Path(config.source).is_dir() else None
+    if folder and folder.resolve() in Path(config.out).resolve().parents: raise ValueError(f'out: expected a folder outside of {str(folder)!r}, whose folders are classes, got {str(config.out)!r}. The copies would be read as one more class')
+    manifest = Manifest.from_folder(folder) if folder else Manifest.read(config.source)
     done = prepare(manifest, config.out, config.size, config.gop, config.crf, config.workers, not config.quiet)
     for name, reason in done.broken: print(f'BAD  {name}: {reason}')
     print(f'{done.made} files made, {done.kept} kept, {len(done.broken)} could not be read\nnext: fgar train --data {done.path} --out run')
