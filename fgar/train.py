@@ -506,16 +506,15 @@ def share(
 
 @contextmanager
 def ask_to_stop():          # yields a list, empty until somebody asks
-    "The first Ctrl-C asks the loop to finish its update and save; a second one interrupts at once."
+    "The first Ctrl-C, or SIGTERM, which clusters send before they kill, asks the loop to finish its update and save; a second of its kind interrupts at once."
     asked = []
     def ask(number, frame):
-        if asked: raise KeyboardInterrupt
+        if number in asked: raise KeyboardInterrupt                            # of its kind: torchrun answers Ctrl-C with SIGTERM
         asked.append(number)
-    main = threading.current_thread() is threading.main_thread()
-    old = signal.signal(signal.SIGINT, ask) if main else None
+    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)} if threading.current_thread() is threading.main_thread() else {}
     try: yield asked
     finally:
-        if main: signal.signal(signal.SIGINT, old)
+        for number, before in old.items(): signal.signal(number, before)
 
 # %% ../nbs/50_training.ipynb #42e9d880
 def prepare(

@@ -150,22 +150,24 @@ def test_killed_run_continues_bit_for_bit(tmp_path):
     assert (tmp_path/'whole'/'history.csv').read_text().count('\n') == (tmp_path/'killed'/'history.csv').read_text().count('\n')
 
 
-def test_ctrl_c_saves_and_continues(tmp_path):
-    before = signal.getsignal(signal.SIGINT)
-    stopped = run_script(tmp_path/'a', 'os.kill(os.getpid(), signal.SIGINT)', dict(ema=.9))
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM'])
+def test_ctrl_c_and_sigterm_save_and_continue(tmp_path, name):
+    before = signal.getsignal(signal.Signals[name])
+    stopped = run_script(tmp_path/'a', f'os.kill(os.getpid(), signal.{name})', dict(ema=.9))
     assert 'KeyboardInterrupt: stopped after step 3 of epoch 1' in stopped.stderr
     saved = T.read_checkpoint(tmp_path/'a'/'last.pt')
     assert (saved['epoch'], saved['step']) == (1, 4)
     with pytest.raises(ValueError, match='mid-epoch'): fgar.train(config(tmp_path/'a', ema=.9, batch=4, existing='resume'), loaders(batch=4))
     resumed, whole = (fgar.train(config(tmp_path/n, ema=.9), loaders()) for n in 'ab')
     assert rows(resumed.history) == rows(whole.history)
-    assert signal.getsignal(signal.SIGINT) is before                                              # given back
+    assert signal.getsignal(signal.Signals[name]) is before                                      # given back
 
 
 def test_second_ctrl_c_interrupts_at_once():
     with pytest.raises(KeyboardInterrupt), T.ask_to_stop() as asked:
         os.kill(os.getpid(), signal.SIGINT)
-        assert asked == [signal.SIGINT]
+        os.kill(os.getpid(), signal.SIGTERM)                                                      # torchrun's answer to a Ctrl-C
+        assert asked == [signal.SIGINT, signal.SIGTERM]
         os.kill(os.getpid(), signal.SIGINT)
 
 
