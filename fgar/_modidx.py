@@ -1144,6 +1144,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                              'fgar.ops.correlation_triton._unskew': ( 'correlation_triton.html#_unskew',
                                                                                       'fgar/ops/correlation_triton.py'),
                                              'fgar.ops.correlation_triton._weights': ( 'correlation_triton.html#_weights',
+                                                                                       'fgar/ops/correlation_triton.py'),
+                                             'fgar.ops.correlation_triton.compiled': ( 'correlation_triton.html#compiled',
                                                                                        'fgar/ops/correlation_triton.py')},
             'fgar.ops.flow': { 'fgar.ops.flow._compiled_round': ('optical_flow.html#_compiled_round', 'fgar/ops/flow.py'),
                                'fgar.ops.flow._raft': ('optical_flow.html#_raft', 'fgar/ops/flow.py'),
